@@ -1,0 +1,206 @@
+"""Settings, their defaults and the named presets.
+
+Every default of the package lives here and only here. Models are frozen, unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from df2serve.errors import ConfigError
+
+__all__ = [
+    "PRESETS",
+    "CentreGrid",
+    "DecodeLimits",
+    "Grid",
+    "ImageNormalization",
+    "InferenceConfig",
+    "NoNormalization",
+    "Normalization",
+    "OverlapGrid",
+    "PercentileNormalization",
+    "Precision",
+    "PresetName",
+    "RuntimeConfig",
+    "TrainingNormalization",
+    "describe_validation_error",
+    "preset",
+]
+
+PresetName: TypeAlias = Literal["accurate", "deepflash2", "fast"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Frozen(BaseModel):
+    """Base of the settings: immutable, no unknown keys, docstrings become field descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# -- normalisation ------------------------------------------------------------------------------
+
+
+class TrainingNormalization(Frozen):
+    """``(x - mean) / std`` with constants of the training set, per channel, on raw intensities."""
+
+    kind: Literal["training"] = "training"
+    means: tuple[float, ...]
+    """Per channel: mean over images of the image's mean."""
+    stds: tuple[Annotated[float, Field(gt=0)], ...]
+    """Per channel: square root of the mean over images of the image's variance."""
+
+
+class PercentileNormalization(Frozen):
+    """Maps two percentiles of each channel of each image to 0 and 1."""
+
+    kind: Literal["percentile"] = "percentile"
+    low: Annotated[float, Field(ge=0, lt=100)] = 1.0
+    """Percentile that becomes 0."""
+    high: Annotated[float, Field(gt=0, le=100)] = 99.8
+    """Percentile that becomes 1."""
+
+
+class ImageNormalization(Frozen):
+    """Zero mean and unit variance for each channel of each image."""
+
+    kind: Literal["image"] = "image"
+
+
+class NoNormalization(Frozen):
+    """The networks take raw intensities."""
+
+    kind: Literal["none"] = "none"
+
+
+Normalization: TypeAlias = Annotated[
+    TrainingNormalization | PercentileNormalization | ImageNormalization | NoNormalization,
+    Field(discriminator="kind"),
+]
+"""How intensities become network input; recorded in the ensemble's manifest."""
+
+
+# -- tiling and inference -----------------------------------------------------------------------
+
+
+class OverlapGrid(Frozen):
+    """Tiles that start at the image's edges and overlap by a share of their side."""
+
+    kind: Literal["overlap"] = "overlap"
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Smallest overlap of neighbouring tiles, as a share of the tile's side."""
+
+
+class CentreGrid(Frozen):
+    """The tile-centre rule of deepflash2, with its reflected frame and resampling."""
+
+    kind: Literal["centre"] = "centre"
+    border_padding_factor: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    """Width of the reflected frame, as a share of the tile's side."""
+    max_tile_shift: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Largest distance of neighbouring centres, as a share of the tile's side."""
+
+
+Grid: TypeAlias = Annotated[OverlapGrid | CentreGrid, Field(discriminator="kind")]
+"""Where tiles lie."""
+
+
+class InferenceConfig(Frozen):
+    """What is computed: everything here changes numbers."""
+
+    preset: PresetName | None = None
+    """Preset that this started from, if any."""
+    grid: Grid = OverlapGrid()
+    tile_shape: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] | None = None
+    """Rows and columns of a tile in pixels; the ensemble's own when absent."""
+    window_sigma: Annotated[float, Field(gt=0, le=1)] = 0.125
+    """Standard deviation of the Gaussian blending window, as a share of the tile's side."""
+    views: Literal[1, 4, 8] = 4
+    """Test-time views: 1 identity, 4 flips, 8 flips and quarter turns."""
+    map_order: Literal["blended", "per_tile"] = "blended"
+    """Uncertainty from the blended probabilities, or per tile and then blended."""
+    uncertainty_scale: Literal["paper", "unit"] = "paper"
+    """Paper's factor 4/K, or rescaled so that the maximum is 1 for every number of classes."""
+    precision: Precision = "fp32"
+    """Arithmetic of the networks; ``auto`` takes the fastest type that the device runs natively."""
+
+    def updated(self, **changes: Any) -> InferenceConfig:
+        """Return a copy with some fields replaced; ``None`` leaves a field as it is.
+
+        Raises:
+            ConfigError: a field is unknown or its value out of range.
+        """
+        values = self.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        try:
+            return InferenceConfig.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(describe_validation_error("inference settings", error)) from error
+
+
+PRESETS: Mapping[PresetName, InferenceConfig] = {
+    "accurate": InferenceConfig(preset="accurate"),
+    "deepflash2": InferenceConfig(preset="deepflash2", grid=CentreGrid(), map_order="per_tile"),
+    "fast": InferenceConfig(preset="fast", grid=OverlapGrid(overlap=0.25), precision="auto"),
+}
+"""Named settings; docs/performance.md gives each one's measured cost and deviation."""
+
+
+def preset(name: str) -> InferenceConfig:
+    """Return the settings of a preset.
+
+    Raises:
+        ConfigError: there is no preset of this name.
+    """
+    for known, config in PRESETS.items():
+        if known == name:
+            return config
+    message = f"unknown preset {name!r}; choose one of {', '.join(sorted(PRESETS))}"
+    raise ConfigError(message)
+
+
+class RuntimeConfig(Frozen):
+    """Where and how it is computed: nothing here changes numbers beyond rounding."""
+
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    """Engine that runs the members."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Network inputs (tiles times views) per forward pass; chosen by device when absent."""
+
+
+# -- decoding -----------------------------------------------------------------------------------
+
+
+class DecodeLimits(Frozen):
+    """How much an input may ask for before it is refused."""
+
+    max_pixels: Annotated[int, Field(ge=1)] = 1 << 30
+    """Pixels per plane, counted once for all channels."""
+    max_bytes: Annotated[int, Field(ge=1)] = 8 << 30
+    """Decoded bytes of the selection that is read."""
+    max_file_bytes: Annotated[int, Field(ge=1)] = 16 << 30
+    """Bytes of the file itself."""
+    max_ratio: Annotated[float, Field(ge=1)] = 10_000.0
+    """Decoded bytes per stored byte."""
+    max_channels: Annotated[int, Field(ge=1)] = 256
+    """Channels per image."""
+    max_pages: Annotated[int, Field(ge=1)] = 100_000
+    """Pages (directories) of a TIFF, chunks of a Zarr array."""
+    max_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Processor and wall-clock time of a decoder process; in-process reading is not timed."""
+    max_memory_bytes: Annotated[int, Field(ge=1 << 27)] = 4 << 30
+    """Address space that a decoder process may use beyond its start."""
+
+
+def describe_validation_error(what: str, error: ValidationError) -> str:
+    """Return one line that names every offending field, what it got and what is expected."""
+    parts = [
+        f"{'.'.join(str(step) for step in item['loc']) or 'value'}: {item['msg']}"
+        f" (got {item['input']!r:.80})"
+        for item in error.errors(include_url=False)
+    ]
+    return f"invalid {what}: " + "; ".join(parts)
