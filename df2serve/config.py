@@ -124,6 +124,8 @@ class InferenceConfig(Frozen):
     """Uncertainty from the blended probabilities, or per tile and then blended."""
     uncertainty_scale: Literal["paper", "unit"] = "paper"
     """Paper's factor 4/K, or rescaled so that the maximum is 1 for every number of classes."""
+    empty_score: Literal["largest", "absent"] = "largest"
+    """U of a prediction without foreground: the largest value of its map, or absent."""
     precision: Precision = "fp32"
     """Arithmetic of the networks; ``auto`` takes the fastest type that the device runs natively."""
 
@@ -142,7 +144,9 @@ class InferenceConfig(Frozen):
 
 PRESETS: Mapping[PresetName, InferenceConfig] = {
     "accurate": InferenceConfig(preset="accurate"),
-    "deepflash2": InferenceConfig(preset="deepflash2", grid=CentreGrid(), map_order="per_tile"),
+    "deepflash2": InferenceConfig(
+        preset="deepflash2", grid=CentreGrid(), map_order="per_tile", empty_score="absent"
+    ),
     "fast": InferenceConfig(preset="fast", grid=OverlapGrid(overlap=0.25), precision="auto"),
 }
 """Named settings; docs/performance.md gives each one's measured cost and deviation."""

@@ -7,7 +7,7 @@ batch, ``s`` samples of the predictive distribution (members times test-time vie
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Integer, Num, UInt8
@@ -19,6 +19,7 @@ __all__ = [
     "LabelMap",
     "MaskArray",
     "PixelMap",
+    "PixelSource",
     "ProbMap",
     "SampleProbs",
     "TileBatch",
@@ -62,3 +63,19 @@ ValidMap: TypeAlias = Bool[np.ndarray, "y x"]
 
 Vector: TypeAlias = Float32[np.ndarray, " n"] | Float64[np.ndarray, " n"]
 """One real number per row or per column."""
+
+
+@runtime_checkable
+class PixelSource(Protocol):
+    """An image (C, Y, X) that hands out windows as arrays; it may live on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, rows and columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the intensities."""
+
+    def __getitem__(self, window: tuple[slice, slice, slice], /) -> np.ndarray[Any, Any]:
+        """Return the window of channels, rows and columns."""

@@ -1,0 +1,40 @@
+"""Fixtures for every test: no network, no caches of the user, and the real data where it exists."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# before any test imports a library that reads them
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("DF2SERVE_TEST_GPU", "")
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("DF2SERVE_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images with experts' masks, kept beside the project."""
+    folder = _data_folder()
+    if not folder.is_dir():
+        pytest.skip("real data not found; set DF2SERVE_DATA to the folder that holds cfos_hc")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared_data: Path) -> Path:
+    """Numbers of the original implementation and of the paper."""
+    return shared_data.parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep caches and settings of the user's account out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    for name in [name for name in os.environ if name.startswith("DF2SERVE_")]:
+        if name not in {"DF2SERVE_DATA", "DF2SERVE_TEST_GPU", "DF2SERVE_CACHE"}:
+            monkeypatch.delenv(name)
