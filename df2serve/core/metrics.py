@@ -297,12 +297,14 @@ def _number(
             "set such pixels to 0, or leave them out through `valid`"
         )
         raise InputError(message)
-    foreground = labels > 0
-    _, index, areas = np.unique(labels[foreground], return_inverse=True, return_counts=True)
-    kept = areas >= min_size
-    numbers = np.full(labels.shape, -1, dtype=np.intp)
-    numbers[foreground] = np.where(kept, np.cumsum(kept) - 1, -1)[index]
-    return numbers, areas[kept]
+    if labels.size and labels.max() > labels.size:  # too large to index a table
+        labels = np.unique(np.append(labels, labels.dtype.type(0)), return_inverse=True)[1][:-1]
+    labels = labels.astype(np.intp, copy=False)
+    areas = np.bincount(labels)
+    kept = areas >= max(min_size, 1)
+    kept[:1] = False
+    numbers = np.where(kept, np.cumsum(kept) - 1, -1)
+    return numbers[labels], areas[kept]
 
 
 def _overlaps(
@@ -311,9 +313,8 @@ def _overlaps(
     """Return truth number, predicted number and IoU of all instances that share pixels."""
     shared = (t >= 0) & (p >= 0)
     pixels = np.ones(np.count_nonzero(shared), dtype=np.int64)
-    table = sparse.coo_array((pixels, (t[shared], p[shared])), shape=(len(t_areas), len(p_areas)))
-    table.sum_duplicates()
-    rows, columns = table.coords
+    table = sparse.csr_array((pixels, (t[shared], p[shared])), shape=(len(t_areas), len(p_areas)))
+    rows, columns = table.nonzero()
     return rows, columns, table.data / (t_areas[rows] + p_areas[columns] - table.data)
 
 

@@ -280,6 +280,12 @@ def test_every_integer_type_gives_the_same_matches(dtype: type) -> None:
     assert match_instances(typed, np.roll(typed, 1, axis=0)) == expected
 
 
+def test_labels_too_large_for_a_float_stay_apart() -> None:
+    truth = np.array([[1, 1, 2, 2]])
+    prediction = np.where(truth == 1, np.uint64(2**63), np.uint64(2**63 + 1))
+    assert [counts.true_positives for counts in match_instances(truth, prediction)] == [2] * 10
+
+
 def test_components_are_four_connected() -> None:
     mask = np.array([[True, False], [False, True]])
     assert label_components(mask).max() == 2
