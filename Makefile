@@ -1,0 +1,58 @@
+# Everything runs in .venv, which the first target that needs it builds, and which is
+# brought up to date when pyproject.toml or constraints.txt have changed.
+
+PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+BENCH_INSTALLED := .venv/.bench-installed
+CHECKS := check-style check-format check-layers check-types
+# uv of the machine if it runs, else one of our own
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
+UV_INSTALL = $(UV) pip install --quiet --python .venv --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint $(CHECKS) bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## walk the whole path on generated images; results in ./demo
+	.venv/bin/df2serve demo
+
+test: $(INSTALLED) ## run the fast tests
+	$(PYTHON) -m pytest -m "not slow and not parity"
+
+test-all: $(INSTALLED) ## run every test
+	$(PYTHON) -m pytest
+
+lint: $(CHECKS) ## check style, format, imports between the rooms, and types
+
+check-style: $(INSTALLED)
+	$(PYTHON) -m ruff check
+
+check-format: $(INSTALLED)
+	$(PYTHON) -m ruff format --check
+
+check-layers: $(INSTALLED)
+	.venv/bin/lint-imports
+
+check-types: $(INSTALLED)
+	$(PYTHON) -m mypy
+
+bench: $(BENCH_INSTALLED) ## run the benchmarks, one after the other
+	set -e; for script in benchmarks/[!_]*.py; do $(PYTHON) "$$script"; done
+
+clean: ## remove what tests, builds and the demo left; the environment stays
+	rm -rf .*_cache .hypothesis build dist demo
+	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt | $(filter .venv-uv/%,$(UV))
+	test -x $(PYTHON) || $(UV) venv --quiet --clear --python '>=3.11,<3.14' .venv
+	$(UV_INSTALL) --editable '.[all]' --group dev
+	touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(UV_INSTALL) --group bench
+	touch $@
+
+.venv-uv/bin/uv:
+	python3 -m pip install --quiet --target .venv-uv --constraint constraints.txt uv
