@@ -1,0 +1,27 @@
+"""The ensemble on disk: manifest, folder or zip, and the member networks."""
+
+from df2serve.artifact.folder import (
+    Ensemble,
+    GoldenTensors,
+    load_ensemble,
+    pack_ensemble,
+    save_ensemble,
+    with_files,
+)
+from df2serve.artifact.manifest import Calibration, Manifest, ReviewThreshold
+from df2serve.artifact.network import DeepFlash2Unet, create_network, input_multiple
+
+__all__ = [
+    "Calibration",
+    "DeepFlash2Unet",
+    "Ensemble",
+    "GoldenTensors",
+    "Manifest",
+    "ReviewThreshold",
+    "create_network",
+    "input_multiple",
+    "load_ensemble",
+    "pack_ensemble",
+    "save_ensemble",
+    "with_files",
+]

@@ -191,7 +191,7 @@ class Stitcher:
         bottom = rows.length if row + 1 == len(rows) else rows.placed[row + 1].start
         count = bottom - self._top
         weight = self._row_weight[self._top : bottom, None] * self._column_weight
-        final = self._band[:, :count] / weight
+        final: NDArray[np.float32] = self._band[:, :count] / weight
         rest = self._band.shape[1] - count
         self._band[:, :rest] = self._band[:, count:]
         self._band[:, rest:] = 0

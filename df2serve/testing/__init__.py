@@ -1,0 +1,43 @@
+"""For tests of df2serve and of what is built on it: conformance kits, cells, tiny ensembles."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from df2serve.testing.cells import CellSample as CellSample
+    from df2serve.testing.cells import CellScene as CellScene
+    from df2serve.testing.cells import generate_cells as generate_cells
+    from df2serve.testing.cells import generate_ood as generate_ood
+    from df2serve.testing.cells import simulate_experts as simulate_experts
+    from df2serve.testing.contracts import MemberRunnerContract as MemberRunnerContract
+    from df2serve.testing.ensembles import fitted_ensemble as fitted_ensemble
+    from df2serve.testing.ensembles import random_ensemble as random_ensemble
+    from df2serve.testing.ensembles import tiny_network as tiny_network
+else:
+    import lazy_loader
+
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "cells": [
+                "CellSample",
+                "CellScene",
+                "generate_cells",
+                "generate_ood",
+                "simulate_experts",
+            ],
+            "contracts": ["MemberRunnerContract"],
+            "ensembles": ["fitted_ensemble", "random_ensemble", "tiny_network"],
+        },
+    )
+
+__all__ = [
+    "CellSample",
+    "CellScene",
+    "MemberRunnerContract",
+    "fitted_ensemble",
+    "generate_cells",
+    "generate_ood",
+    "random_ensemble",
+    "simulate_experts",
+    "tiny_network",
+]

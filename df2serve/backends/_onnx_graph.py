@@ -1,0 +1,54 @@
+"""A member network as an ONNX graph."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import torch
+from torch import nn
+
+from df2serve.errors import BackendUnavailableError
+
+__all__ = ["onnx_graph"]
+
+_OPSET = 17
+_AXES = {0: "n", 2: "y", 3: "x"}
+
+
+def onnx_graph(network: nn.Module, *, channels: int, side: int) -> bytes:
+    """Return the ONNX model of a member: normalised tiles in, class probabilities out.
+
+    Batch size, rows and columns are free. The exporter that traces is used as long as torch has it:
+    it takes a second where its successor takes a minute, and lets the opset be chosen.
+
+    Args:
+        network: maps tiles (N, C, Y, X) to logits (N, K, Y, X).
+        channels: C.
+        side: rows and columns of the tile that is traced; a multiple of the network's own.
+
+    Raises:
+        BackendUnavailableError: this torch has no tracing exporter any more.
+    """
+    model = nn.Sequential(network, nn.Softmax(dim=1)).eval().cpu()
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # deprecation and tracer notices, checked by parity instead
+        try:
+            torch.onnx.export(
+                model,
+                (torch.zeros(1, channels, side, side),),
+                buffer,  # type: ignore[arg-type]  # the tracing exporter writes to streams as well
+                dynamo=False,
+                opset_version=_OPSET,
+                input_names=["tiles"],
+                output_names=["probs"],
+                dynamic_axes={"tiles": _AXES, "probs": _AXES},
+            )
+        except TypeError as error:
+            message = (
+                f"torch {torch.__version__} has no tracing ONNX exporter any more ({error}); "
+                "use the torch backend"
+            )
+            raise BackendUnavailableError(message) from error
+    return buffer.getvalue()

@@ -1,0 +1,75 @@
+"""What every backend promises: the protocol of a member that runs somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from df2serve.core.augment import View
+from df2serve.core.mixture import Mixture
+from df2serve.types import TileBatch, TileProbs
+
+__all__ = ["MemberRunner", "RunnerInfo", "mixture_of_views"]
+
+
+@dataclass(frozen=True)
+class RunnerInfo:
+    """Where a member really runs; part of every result's provenance."""
+
+    backend: str
+    """Name and version of the engine, such as ``torch 2.15.0``."""
+    device: str
+    """Device in words, such as ``cuda:0 (NVIDIA H100)`` or ``cpu``."""
+    precision: str
+    """Arithmetic of the network: ``fp32``, ``bf16`` or ``fp16``."""
+    preferred_batch: int
+    """Network inputs per forward pass that suit the device."""
+
+
+@runtime_checkable
+class MemberRunner(Protocol):
+    """One member network on one device; owns its memory until it is closed.
+
+    Implementations come with :class:`df2serve.testing.MemberRunnerContract`.
+    """
+
+    @property
+    def info(self) -> RunnerInfo:
+        """Where and how it runs."""
+
+    def run(self, tiles: TileBatch, /) -> TileProbs:
+        """Return class probabilities of normalised tiles.
+
+        Args:
+            tiles: axes (N, C, Y, X), sides multiples of the network's own.
+
+        Returns:
+            Probabilities in float32, axes (N, K, Y, X), whatever the precision of the network.
+
+        Raises:
+            OutOfMemoryError: the batch does not fit; a smaller one may.
+        """
+
+    def run_views(self, tiles: TileBatch, views: Sequence[View], /) -> Mixture:
+        """Return the mixture over test-time views, in the tiles' own orientation."""
+
+    def close(self) -> None:
+        """Free the device's memory; closing twice is harmless."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def mixture_of_views(
+    run: Callable[[TileBatch], TileProbs], tiles: TileBatch, views: Sequence[View]
+) -> Mixture:
+    """Return ``run_views`` for backends that have nothing better: one pass per view, in numpy."""
+    return Mixture.from_samples(view.invert(run(view.apply(tiles))) for view in views)

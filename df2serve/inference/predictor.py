@@ -1,0 +1,388 @@
+"""The front doors: :func:`predict` for one image, :class:`Predictor` for many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from df2serve._version import __version__
+from df2serve.artifact import Ensemble, load_ensemble
+from df2serve.backends import MemberRunner, open_members
+from df2serve.config import InferenceConfig, RuntimeConfig, preset
+from df2serve.core.normalize import affine_of
+from df2serve.core.scores import ScoreAccumulator
+from df2serve.core.tiling import plan_tiles
+from df2serve.errors import (
+    BackendError,
+    CancelledError,
+    Df2ServeError,
+    ImageMismatchError,
+    InputError,
+)
+from df2serve.inference.engine import Engine
+from df2serve.inference.prediction import Band, Prediction, Progress, Provenance, Summary
+from df2serve.io import Image, open_image
+
+__all__ = ["ImageSource", "Outcome", "PredictionStream", "Predictor", "predict"]
+
+ImageSource = str | Path | bytes | NDArray[np.generic] | Image
+Listener = Callable[[Progress], None]
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+
+_PIXEL_SIZE_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What became of one image of many: a result or the error that it gave."""
+
+    source: str
+    result: T | None
+    error: Df2ServeError | None
+
+
+class PredictionStream:
+    """The bands of one prediction, from top to bottom; iterate once, then read the summary."""
+
+    def __init__(self, predictor: Predictor, image: Image, listener: Listener | None) -> None:
+        """Prepare; nothing is computed before the first band is asked for."""
+        self.image = image
+        self.shape = (image.shape[1], image.shape[2])
+        self.num_classes = predictor.ensemble.manifest.num_classes
+        self.notes = _notes(predictor.ensemble, image)
+        self._predictor = predictor
+        self._listener = listener
+        self._scores = ScoreAccumulator(self.num_classes)
+        self._started = time.perf_counter()
+        self._created = datetime.now(UTC).isoformat(timespec="seconds")
+        self._bands = self._generate()
+        self._summary: Summary | None = None
+
+    def __iter__(self) -> Iterator[Band]:
+        """Return the iterator over the bands."""
+        return self._bands
+
+    @property
+    def summary(self) -> Summary:
+        """Scores and provenance.
+
+        Raises:
+            InputError: not all bands were taken yet.
+        """
+        if self._summary is None:
+            message = "the summary exists once all bands were taken; iterate the stream first"
+            raise InputError(message)
+        return self._summary
+
+    def collect(self) -> Prediction:
+        """Take all bands and return the whole prediction."""
+        bands = list(self)
+        return Prediction.from_bands(bands, self.summary)
+
+    def _generate(self) -> Iterator[Band]:
+        engine, config = self._predictor.engine, self._predictor.config
+        tile_shape = self._predictor.tile_shape
+        plan = plan_tiles(self.shape, tile_shape, config.grid)
+        affine = affine_of(self._predictor.ensemble.manifest.normalization, self.image.data)
+
+        def tile_done(done: int) -> None:
+            if self._listener is not None:
+                self._listener(Progress(source=self.image.source, done=done, total=len(plan)))
+
+        for band in engine.bands(self.image.data, plan=plan, affine=affine, tile_done=tile_done):
+            self._scores.update(
+                probs=band.probs, mask=band.mask, total=band.total, epistemic=band.epistemic
+            )
+            yield band
+        self._summary = Summary(
+            scores=self._scores.compute(empty=config.empty_score),
+            provenance=self._predictor.provenance(self.image, self._created),
+            seconds=time.perf_counter() - self._started,
+            batch_size=engine.batch_size,
+            notes=self.notes,
+        )
+
+
+class Predictor:
+    """An ensemble in memory, ready for images; use it as a context manager.
+
+    Example:
+        >>> from df2serve import Predictor
+        >>> with Predictor("my_ensemble") as predictor:  # doctest: +SKIP
+        ...     for outcome in predictor.predict_many(["a.tif", "b.tif"]):
+        ...         print(outcome.source, outcome.result.scores.u)
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble | str | Path,
+        *,
+        config: InferenceConfig | str | None = None,
+        runtime: RuntimeConfig | None = None,
+        runners: Sequence[MemberRunner] | None = None,
+    ) -> None:
+        """Settle what will be computed; members are loaded on entering the context.
+
+        Args:
+            ensemble: an open ensemble, or the path of its folder or zip file.
+            config: settings or the name of a preset; the ensemble's recommendation when absent.
+            runtime: backend, device and batch size; automatic when absent.
+            runners: members that run already, instead of those of the ensemble; the caller closes
+                them.
+
+        Raises:
+            ArtifactError: there is no usable ensemble.
+            ConfigError: unknown preset.
+        """
+        self.ensemble = ensemble if isinstance(ensemble, Ensemble) else load_ensemble(ensemble)
+        if config is None:
+            config = self.ensemble.manifest.inference
+        chosen = preset(config) if isinstance(config, str) else config
+        self.tile_shape = chosen.tile_shape or self.ensemble.manifest.tile_shape
+        self.config = chosen.updated(tile_shape=self.tile_shape)
+        self.runtime = runtime or RuntimeConfig()
+        self._runners = runners
+        self._cancel = Event()
+        self._stack = ExitStack()
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> Self:
+        """Load the members.
+
+        Raises:
+            BackendError: backend, device or precision is not available.
+            ArtifactError: a member is damaged.
+        """
+        runners = self._runners or self._stack.enter_context(
+            open_members(
+                self.ensemble,
+                runtime=self.runtime,
+                precision=self.config.precision,
+                tile_shape=self.tile_shape,
+            )
+        )
+        self._engine = Engine(
+            runners=runners,
+            config=self.config,
+            num_classes=self.ensemble.manifest.num_classes,
+            batch_size=self.runtime.batch_size or runners[0].info.preferred_batch,
+            cancel=self._cancel,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Free the members."""
+        self._engine = None
+        self._stack.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded members.
+
+        Raises:
+            BackendError: the predictor is not open.
+        """
+        if self._engine is None:
+            message = "the predictor is not open; use it as 'with Predictor(...) as predictor:'"
+            raise BackendError(message)
+        return self._engine
+
+    def cancel(self) -> None:
+        """Stop before the next forward pass; may be called from any thread, and is final."""
+        self._cancel.set()
+
+    def stream(self, image: Image, *, listener: Listener | None = None) -> PredictionStream:
+        """Return the prediction of an image band by band, in memory bounded by its width.
+
+        Args:
+            image: raw intensities, in memory or read on demand.
+            listener: called after each batch of tiles.
+
+        Raises:
+            ImageMismatchError: the image's channels are not the ensemble's.
+            BackendError: the predictor is not open.
+        """
+        expected = self.ensemble.manifest.channels
+        if image.shape[0] != len(expected):
+            names = ", ".join(channel.name for channel in expected)
+            message = (
+                f"{image.source} has {image.shape[0]} channels, the ensemble expects "
+                f"{len(expected)} ({names}); select channels to match"
+            )
+            raise ImageMismatchError(message)
+        return PredictionStream(self, image, listener)
+
+    def predict(
+        self,
+        image: ImageSource,
+        *,
+        axes: str | None = None,
+        listener: Listener | None = None,
+    ) -> Prediction:
+        """Return the prediction of one image.
+
+        Args:
+            image: path, encoded bytes, array or opened image.
+            axes: letters of the axes in order where the image does not state them, as ``CYX``;
+                arrays of two axes need none.
+            listener: called after each batch of tiles.
+
+        Raises:
+            InputError: the image cannot be read or does not fit the ensemble.
+            CancelledError: see :meth:`cancel`.
+        """
+        with _opened(image, axes) as opened:
+            return self.stream(opened, listener=listener).collect()
+
+    def predict_many(
+        self,
+        sources: Iterable[str | Path],
+        *,
+        consume: Callable[[PredictionStream], T],
+        opener: Callable[[str | Path], AbstractContextManager[Image]] = open_image,
+        listener: Listener | None = None,
+    ) -> Iterator[Outcome[T]]:
+        """Predict images one after the other; the next one is opened while one is computed.
+
+        An image that cannot be read, does not fit or cannot be written gives an outcome with its
+        error and does not stop the others.
+
+        Args:
+            sources: paths.
+            consume: takes the stream and makes the result, for example by writing bands to files
+                as they come; ``PredictionStream.collect`` keeps all of it in memory.
+            opener: opens a path as an image.
+            listener: called after each batch of tiles.
+
+        Yields:
+            One outcome per source, in order.
+
+        Raises:
+            CancelledError: see :meth:`cancel`.
+            BackendError: members cannot run.
+        """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="df2serve-read") as pool:
+            for source, pending in _one_ahead(pool, sources, lambda s: _enter(opener(s))):
+                try:
+                    image, stack = pending.result()
+                    with stack:
+                        result = consume(self.stream(image, listener=listener))
+                except (CancelledError, BackendError):
+                    raise
+                except Df2ServeError as error:
+                    yield Outcome(source=str(source), result=None, error=error)
+                else:
+                    yield Outcome(source=str(source), result=result, error=None)
+
+    def provenance(self, image: Image, created: str) -> Provenance:
+        """Return where a result of this predictor comes from."""
+        return Provenance(
+            source=image.source,
+            source_sha256=image.sha256,
+            image_shape=tuple(image.shape),
+            image_dtype=str(image.dtype),
+            pixel_size_um=image.pixel_size_um,
+            ensemble_id=self.ensemble.manifest.id,
+            ensemble_sha256=self.ensemble.sha256,
+            members=len(self.engine.runners),
+            config=self.config,
+            runner=self.engine.runners[0].info,
+            df2serve_version=__version__,
+            created=created,
+        )
+
+
+def predict(
+    image: ImageSource,
+    *,
+    ensemble: Ensemble | str | Path,
+    axes: str | None = None,
+    config: InferenceConfig | str | None = None,
+    runtime: RuntimeConfig | None = None,
+) -> Prediction:
+    """Return the prediction of one image.
+
+    Args:
+        image: path, encoded bytes, array or opened image.
+        ensemble: an open ensemble, or the path of its folder or zip file.
+        axes: letters of the axes in order where the image does not state them, as ``CYX``; arrays
+            of two axes need none.
+        config: settings or the name of a preset; the ensemble's recommendation when absent.
+        runtime: backend, device and batch size; automatic when absent.
+
+    Returns:
+        Probabilities, mask, uncertainty maps and scores.
+
+    Raises:
+        InputError: the image cannot be read or does not fit the ensemble.
+        ArtifactError: there is no usable ensemble.
+        BackendError: backend, device or precision is not available, or memory does not suffice.
+
+    Example:
+        >>> from df2serve import predict
+        >>> prediction = predict("image.tif", ensemble="my_ensemble")  # doctest: +SKIP
+        >>> prediction.mask.shape, prediction.scores.u  # doctest: +SKIP
+        ((1024, 1024), 0.31)
+    """
+    with Predictor(ensemble, config=config, runtime=runtime) as predictor:
+        return predictor.predict(image, axes=axes)
+
+
+def _opened(image: ImageSource, axes: str | None) -> AbstractContextManager[Image]:
+    if isinstance(image, Image):
+        return nullcontext(image)
+    if isinstance(image, np.ndarray):
+        return nullcontext(Image.from_array(image, axes=axes))
+    return open_image(image, axes=axes)
+
+
+def _enter(context: AbstractContextManager[Image]) -> tuple[Image, ExitStack]:
+    """Enter a context that somebody else leaves by closing the stack."""
+    with ExitStack() as stack:
+        image = stack.enter_context(context)
+        return image, stack.pop_all()
+
+
+def _one_ahead(
+    pool: ThreadPoolExecutor, items: Iterable[S], work: Callable[[S], R]
+) -> Iterator[tuple[S, Future[R]]]:
+    """Yield items with their futures while the work on the following item has begun."""
+    previous: tuple[S, Future[R]] | None = None
+    for item in items:
+        current = (item, pool.submit(work, item))
+        if previous is not None:
+            yield previous
+        previous = current
+    if previous is not None:
+        yield previous
+
+
+def _notes(ensemble: Ensemble, image: Image) -> tuple[str, ...]:
+    """Return what a careful person would mention about this image and this ensemble."""
+    trained, given = ensemble.manifest.pixel_size_um, image.pixel_size_um
+    if trained is None or given is None:
+        return ()
+    if abs(given.y_um / trained.y_um - 1) <= _PIXEL_SIZE_TOLERANCE:
+        return ()
+    return (
+        f"pixel size {given.y_um:.4g} um differs from the training images' {trained.y_um:.4g} um; "
+        "objects appear at another scale",
+    )

@@ -1,0 +1,67 @@
+"""Tiny ensembles that are built in a blink: real networks in real folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from df2serve.artifact import Ensemble, save_ensemble
+
+__all__ = ["manifest_fields", "random_ensemble", "tiny_network"]
+
+_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
+
+
+def tiny_network(seed: int, *, channels: int, classes: int) -> nn.Module:
+    """Return a U-Net of about 200 000 parameters with random weights, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = smp.Unet(
+            "tu-test_resnet",
+            encoder_depth=4,
+            decoder_channels=(32, 16, 8, 8),
+            encoder_weights=None,
+            in_channels=channels,
+            classes=classes,
+        )
+    return cast("nn.Module", network.eval())
+
+
+def manifest_fields(*, channels: int, classes: int, tile: int) -> dict[str, object]:
+    """Return the fields of a small manifest."""
+    names = ["background", *(f"class {k}" for k in range(1, classes))]
+    return {
+        "id": "tiny",
+        "name": "Tiny ensemble",
+        "classes": [
+            {"name": name, "color": _COLORS[k % len(_COLORS)]} for k, name in enumerate(names)
+        ],
+        "channels": [{"name": f"channel {c}"} for c in range(channels)],
+        "normalization": {
+            "kind": "training",
+            "means": [60.0] * channels,
+            "stds": [40.0] * channels,
+        },
+        "tile_shape": [tile, tile],
+    }
+
+
+def random_ensemble(
+    target: str | Path, *, members: int, channels: int, classes: int, tile: int
+) -> Ensemble:
+    """Write an ensemble of networks with random weights; equal arguments give equal folders.
+
+    Args:
+        target: folder to create.
+        members: number of networks.
+        channels: C.
+        classes: K, background included.
+        tile: rows and columns of a tile in pixels, a multiple of 32.
+    """
+    networks = [tiny_network(seed, channels=channels, classes=classes) for seed in range(members)]
+    fields = manifest_fields(channels=channels, classes=classes, tile=tile)
+    return save_ensemble(target, fields, networks, files={})
