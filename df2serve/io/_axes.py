@@ -62,7 +62,7 @@ def resolve_axes(name: str, stored: Stored, axes: str | None) -> tuple[str, ...]
             "" if named and letter == "?" and length == 1 else letter
             for letter, length in zip(stored.axes, stored.shape, strict=True)
         )
-        if "?" in letters:
+        if "?" in letters or not named:
             raise AxesError(_ambiguous(name, stored, "".join(letters)))
         return letters
     _check_letters(name, axes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import zipfile
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ __all__ = ["MARKERS", "Container", "Folder", "ReadStore", "ZipContainer"]
 MARKERS = ("zarr.json", ".zgroup", ".zarray")
 """Files that make a folder a Zarr group or array."""
 _METADATA_BYTES = 16 << 20
+_BLOSC_SIZE_AT = 12
+"""Where a chunk of Blosc states its size."""
 
 
 class Container(Protocol):
@@ -123,6 +126,8 @@ class ReadStore(Store):
         self._container = container
         self.max_bytes = _METADATA_BYTES
         """Size beyond which a file is not read."""
+        self.blosc = False
+        """Whether files are chunks of Blosc, which itself reads on behind the end of a cut one."""
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -150,6 +155,9 @@ class ReadStore(Store):
         data = self.read(key)
         if data is None:
             return None
+        if self.blosc and struct.unpack_from("<I", data, _BLOSC_SIZE_AT)[0] != len(data):
+            message = f"{key} has {len(data)} bytes, which is not what it announces"
+            raise ValueError(message)
         match byte_range:
             case RangeByteRequest(start, end):
                 data = data[start:end]

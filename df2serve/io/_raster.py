@@ -19,7 +19,8 @@ from df2serve.io._stored import File, Stored, check_size
 
 __all__ = ["read_jpeg", "read_png"]
 
-_HEADER = struct.Struct(">8x4x4sIIBB")
+_HEADER = struct.Struct(">24xBB")
+"""Bit depth and color type of a PNG."""
 _SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}
 """Samples per pixel by color type of a PNG."""
 
@@ -32,11 +33,7 @@ def read_png(file: File, limits: DecodeLimits) -> Stored:
         UnsupportedFormatError: it is animated.
         LimitExceededError: it is too large.
     """
-    chunk, width, height, depth, color = _HEADER.unpack(file.head(_HEADER.size))
-    if chunk != b"IHDR":
-        message = f"the first chunk is {chunk!r} instead of IHDR"
-        raise ValueError(message)
-    check_size(file.name, (4, height, width), np.dtype(f"u{max(depth, 8) // 8}"), file.size, limits)
+    depth, color = _HEADER.unpack(file.head(_HEADER.size))
     # the class itself rather than Image.open, whose limit is a setting of the whole process
     image = PngImageFile(file.stream)
     if getattr(image, "n_frames", 1) > 1:
@@ -56,7 +53,9 @@ def read_png(file: File, limits: DecodeLimits) -> Stored:
             return np.asarray(image if image.mode == mode else image.convert(mode))
 
     dtype = np.dtype(np.uint16 if depth == 16 else bool if image.mode == "1" else np.uint8)
-    return _stored("PNG", (height, width, samples), dtype, decode, alpha=transparent)
+    check_size(file.name, (samples, image.height, image.width), dtype, file.size, limits)
+    shape = (image.height, image.width, samples)
+    return _stored("PNG", shape, dtype, decode, alpha=transparent)
 
 
 def read_jpeg(file: File, limits: DecodeLimits) -> Stored:

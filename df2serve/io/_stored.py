@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ __all__ = ["File", "Reader", "Stored", "check_bytes", "check_size", "decoding"]
 
 Reader: TypeAlias = Callable[[tuple[slice, ...]], NDArray[Any]]
 """Returns the window given by one slice per stored axis; keeps every axis."""
+
+_PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class File:
     """All bytes, where they are in memory anyway."""
 
     def head(self, count: int) -> bytes:
-        """Return the first ``count`` bytes and leave the stream at its start."""
+        """Return the first bytes, and leave the stream at its start."""
         self.stream.seek(0)
         data = self.stream.read(count)
         self.stream.seek(0)
@@ -59,9 +62,10 @@ class File:
 
     def sha256(self) -> str:
         """Return the hash of all bytes."""
+        digest = hashlib.sha256()
         self.stream.seek(0)
-        digest = hashlib.file_digest(self.stream, "sha256")
-        self.stream.seek(0)
+        while part := self.stream.read(_PART_BYTES):
+            digest.update(part)
         return digest.hexdigest()
 
     def array(
@@ -96,14 +100,18 @@ def decoding(name: str, form: str) -> Iterator[None]:
         form: name of the format that is read.
 
     Raises:
-        DecodeError: the body raised anything that is not an error of df2serve.
+        LimitExceededError: there was not enough memory.
+        DecodeError: the body raised anything else that is not an error of df2serve.
     """
     try:
         yield
     except Df2ServeError:
         raise
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            message = f"{name} needs more memory than there is; choose a part of it"
+            raise LimitExceededError(message) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"{name} cannot be read as {form}: {reason}; the file is damaged or incomplete"
         raise DecodeError(message) from error
 

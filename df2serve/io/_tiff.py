@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from df2serve.config import DecodeLimits
-from df2serve.errors import DecodeError, LimitExceededError, UnsupportedFormatError
+from df2serve.errors import LimitExceededError, UnsupportedFormatError
 from df2serve.io._axes import choose_series
 from df2serve.io._ome import OmeImage, parse_ome
 from df2serve.io._stored import File, Reader, Stored, check_size
@@ -42,6 +44,7 @@ _VENDORS = (
     "qpi", "scanimage", "scn", "sis", "stk", "svs", "uniform",
 )  # fmt: skip
 """Flavors of which tifffile interprets private tags or companion files; read as plain TIFF."""
+_PLAIN: dict[str, Any] = {f"is_{vendor}": False for vendor in _VENDORS}
 
 _complaints: ContextVar[list[str] | None] = ContextVar("complaints", default=None)
 
@@ -92,7 +95,7 @@ def read_tiff(file: File, selection: Selection, limits: DecodeLimits) -> Stored:
             file.stream,
             name=file.name,
             _multifile=False,
-            **{f"is_{vendor}": False for vendor in _VENDORS},
+            **_PLAIN,
         )
         _check_page_count(file, tiff, limits)
         ome = parse_ome(file.name, tiff.ome_metadata, limits) if tiff.is_ome else []
@@ -169,11 +172,11 @@ def _reader(file: File, tiff: TiffFile, series: TiffPageSeries, limits: DecodeLi
     if offset is not None:
         kind = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
         return file.array(offset, shape, kind).__getitem__
-    pages = list(series.pages)
+    pages = [page for page in series.pages if page is not None]
     frame = series.keyframe
     lead = shape[: len(shape) - frame.ndim]
     if math.prod(lead) != len(pages) or shape[len(lead) :] != frame.shape:
-        message = f"{len(pages)} pages of shape {frame.shape} do not make an image of shape {shape}"
+        message = f"{len(pages)} pages of shape {frame.shape} do not fill an image of shape {shape}"
         raise ValueError(message)
     layout = _Layout(frame)
     check_size(file.name, layout.segment_shape, np.dtype(frame.dtype), file.size, limits)
@@ -216,13 +219,8 @@ class _Layout:
         )
 
 
-def _check_segments(
-    file: File, number: int, page: TiffPage | TiffFrame | None, layout: _Layout
-) -> None:
+def _check_segments(file: File, number: int, page: TiffPage | TiffFrame, layout: _Layout) -> None:
     """Refuse pages of which strips or tiles are missing; tifffile would fill in zeros."""
-    if page is None:
-        message = f"page {number} of the image is missing"
-        raise ValueError(message)
     offsets, sizes = page.dataoffsets, page.databytecounts
     if page.is_final:
         offsets, sizes, expected = offsets[:1], (page.nbytes,), 1
@@ -302,14 +300,23 @@ class _Pages:
         stream.seek(page.dataoffsets[index])
         data = stream.read(page.databytecounts[index])
         frame = self._layout.page
-        tables = {}
+        tables: dict[str, Any] = {}
         if frame.compression == COMPRESSION.JPEG:
+            self._check_jpeg(data)
             tables = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
         block, _, _ = frame.decode(data, index, **tables)
-        if block is None:
-            message = f"strip or tile {index} is empty"
-            raise DecodeError(message)
-        return np.asarray(block[0])
+        pixels: NDArray[Any] = np.asarray(block)[0]
+        return pixels
+
+    def _check_jpeg(self, data: bytes) -> None:
+        """Refuse a segment that is larger than its place; other codecs stop there by themselves."""
+        width, height = JpegImageFile(io.BytesIO(data)).size
+        if height > self._layout.tall or width > self._layout.wide:
+            message = (
+                f"a JPEG of {height} x {width} pixels in a strip or tile of {self._layout.tall} x "
+                f"{self._layout.wide}"
+            )
+            raise ValueError(message)
 
 
 def _paste(

@@ -43,6 +43,8 @@ class _Grid:
     """What is decoded at once."""
     shard: tuple[int, ...]
     """What is one file."""
+    blosc: bool
+    """Whether files are chunks of Blosc."""
     names: tuple[str, ...] = ()
     """Names of the axes, where the array states them."""
 
@@ -73,6 +75,7 @@ def read_zarr(file: File | Folder, selection: Selection, limits: DecodeLimits) -
     _check_chunks(file.name, grid, file.size, limits)
     store.max_bytes = 2 * math.prod(grid.shard) * grid.dtype.itemsize + _OVERHEAD_BYTES
     array = zarr.open_array(store=store, path=path, mode="r", zarr_format=version)
+    store.blosc = grid.blosc
     axes = multiscale.get("axes") or [{"name": name} for name in grid.names]
     return Stored(
         format="OME-Zarr" if scales else "Zarr",
@@ -138,7 +141,8 @@ def _grid(name: str, store: ReadStore, path: str) -> tuple[Literal[2, 3], _Grid]
                 chunk = _lengths(codec["configuration"]["chunk_shape"])
         names = tuple(str(axis) for axis in modern.get("dimension_names") or ())
         kind = np.dtype(modern["data_type"])
-        return 3, _Grid(_lengths(modern["shape"]), kind, chunk, shard, names)
+        blosc = codecs[-1]["name"] == "blosc"
+        return 3, _Grid(_lengths(modern["shape"]), kind, chunk, shard, blosc, names)
     if not classic:
         message = f"there is no array at {path!r}"
         raise ValueError(message)
@@ -146,7 +150,9 @@ def _grid(name: str, store: ReadStore, path: str) -> tuple[Literal[2, 3], _Grid]
     used = [str(codec["id"]) for codec in [*filters, *([compressor] if compressor else [])]]
     _check_codecs(name, used, _CODECS_V2)
     chunk = _lengths(classic["chunks"])
-    return 2, _Grid(_lengths(classic["shape"]), np.dtype(classic["dtype"]), chunk, chunk)
+    kind = np.dtype(classic["dtype"])
+    blosc = used[-1:] == ["blosc"]
+    return 2, _Grid(_lengths(classic["shape"]), kind, chunk, chunk, blosc)
 
 
 def _lengths(values: Sequence[int]) -> tuple[int, ...]:
