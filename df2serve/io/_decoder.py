@@ -34,8 +34,8 @@ def main(folder: Path) -> None:
         answer = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
         message = (
-            f"{request['name']} needs more than {limits.max_memory_bytes:,} bytes of memory; "
-            "choose a part of it, or raise DecodeLimits.max_memory_bytes if you trust it"
+            f"{request['name']} needs more than the {limits.max_memory_bytes:,} bytes of memory "
+            "that DecodeLimits.max_memory_bytes allows; choose a part of it, or raise the limit"
         )
         answer = {"error": LimitExceededError.__name__, "message": message}
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")

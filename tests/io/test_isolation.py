@@ -1,0 +1,159 @@
+"""The confined decoder gives what ``read_image`` gives, and its death hurts nobody."""
+
+import io
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from df2serve.config import DecodeLimits
+from df2serve.errors import AxesError, DecodeError, LimitExceededError, SourceNotFoundError
+from df2serve.io import PixelSize, Selection, read_image, read_image_isolated
+
+STACK = np.random.default_rng(0).integers(0, 60_000, (4, 50, 70)).astype(np.uint16)
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Folder in which temporary files of the decoder appear."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def ome_tiff(tmp_path):
+    path = tmp_path / "cells.ome.tif"
+    metadata = {
+        "axes": "CYX",
+        "PhysicalSizeX": 0.25,
+        "PhysicalSizeY": 0.5,
+        "Channel": {"Name": ["DAPI", "GFP", "RFP", "Cy5"]},
+    }
+    tifffile.imwrite(path, STACK, photometric="minisblack", metadata=metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def zeros(tmp_path_factory):
+    """An NPZ of 160 MB that is 160 KB long, more than the least memory that can be allowed."""
+    path = tmp_path_factory.mktemp("zeros") / "zeros.npz"
+    header = {"descr": "|u1", "fortran_order": False, "shape": (160, 1_000_000)}
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as stream,
+    ):
+        np.lib.format.write_array_header_1_0(stream, header)
+        for _ in range(160):
+            stream.write(bytes(1_000_000))
+    return path
+
+
+def test_same_image(ome_tiff, scratch):
+    selection = Selection(channels=(2, 0))
+    isolated = read_image_isolated(ome_tiff, selection=selection)
+    direct = read_image(ome_tiff, selection=selection)
+    assert np.array_equal(isolated.data, STACK[[2, 0]])
+    assert isolated.dtype == direct.dtype
+    assert isolated.pixel_size_um == direct.pixel_size_um == PixelSize(y_um=0.5, x_um=0.25)
+    assert isolated.channel_names == direct.channel_names == ("RFP", "DAPI")
+    assert (isolated.sha256, isolated.source, isolated.format) == (
+        direct.sha256,
+        direct.source,
+        direct.format,
+    )
+    isolated.data[:] = 0
+    assert list(scratch.iterdir()) == []
+
+
+def test_bytes_and_the_callers_word(scratch):
+    stream = io.BytesIO()
+    np.save(stream, STACK)
+    image = read_image_isolated(
+        stream.getvalue(), axes="CYX", pixel_size_um=PixelSize(y_um=1, x_um=2), name="mine.npy"
+    )
+    assert np.array_equal(image.data, STACK)
+    assert image.source == "mine.npy"
+    assert image.pixel_size_um == PixelSize(y_um=1, x_um=2)
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_zarr_folder_of_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    group = zarr.open_group("a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=STACK, chunks=(1, 20, 30))
+    axes = [{"name": name} for name in "cyx"]
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    assert np.array_equal(read_image_isolated("a.zarr").data, STACK)
+
+
+def test_too_little_memory(zeros):
+    limits = DecodeLimits(max_memory_bytes=1 << 27)
+    with pytest.raises(LimitExceededError, match=r"zeros.npz needs more .* memory"):
+        read_image_isolated(zeros, limits=limits)
+
+
+def test_too_slow(zeros):
+    started = time.perf_counter()
+    with pytest.raises(LimitExceededError, match=r"zeros.npz took the decoder more than 0.05 s"):
+        read_image_isolated(zeros, limits=DecodeLimits(max_seconds=0.05))
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.slow
+def test_errors_keep_their_type(tmp_path, scratch):
+    np.save(tmp_path / "a.npy", STACK)
+    with pytest.raises(AxesError, match=r"a.npy has 3 axes .* axes='CYX'"):
+        read_image_isolated(tmp_path / "a.npy")
+    with pytest.raises(SourceNotFoundError, match=r"gone.tif cannot be opened"):
+        read_image_isolated(tmp_path / "gone.tif")
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("SIGSEGV", DecodeError, "made the decoder crash .SIGSEGV"),
+        ("SIGKILL", LimitExceededError, "for want of memory"),
+        ("SIGXCPU", LimitExceededError, "took the decoder more than 60 s"),
+    ],
+)
+def test_death_of_the_decoder(ome_tiff, scratch, monkeypatch, name, error, words):
+    start = scratch.parent / "start"
+    start.mkdir()
+    # Python runs this file when it starts
+    (start / "sitecustomize.py").write_text(
+        f"import os, signal, sys\nprint('last words', file=sys.stderr, flush=True)\n"
+        f"os.kill(os.getpid(), signal.{name})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(start))
+    with pytest.raises(error, match=words) as caught:
+        read_image_isolated(ome_tiff)
+    if error is DecodeError:
+        assert "last words" in caught.value.__notes__[0]
+    assert list(scratch.iterdir()) == []
+
+
+def test_nothing_is_imported_from_the_working_directory(ome_tiff, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("numpy.py").write_text("raise SystemExit(9)")
+    assert read_image_isolated(ome_tiff.absolute()).shape == STACK.shape
+
+
+def test_decoder_is_light():
+    script = (
+        "import sys, df2serve.io._decoder as _\n"
+        "print(sorted({'torch', 'skimage', 'scipy', 'pandas', 'onnxruntime'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
