@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from df2serve.config import DecodeLimits
 from df2serve.errors import UnsupportedFormatError
 from df2serve.io._axes import choose_series
-from df2serve.io._stored import File, Stored, check_bytes
+from df2serve.io._stored import File, Stored, check_bytes, check_dtype
 from df2serve.io.image import Selection
 
 __all__ = ["read_npy", "read_npz"]
@@ -87,7 +87,5 @@ def _header(name: str, stream: BinaryIO | Any) -> tuple[tuple[int, ...], bool, n
         raise UnsupportedFormatError(message)
     reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = reader(stream)
-    if dtype.hasobject or dtype.kind not in "buif":
-        message = f"{name} has values of type {dtype}; expected integers, floats or bool"
-        raise UnsupportedFormatError(message)
+    check_dtype(name, dtype)
     return shape, fortran, dtype

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from df2serve.config import DecodeLimits
 from df2serve.errors import AxesError, InputError, UnsupportedFormatError
-from df2serve.io._stored import Reader, Stored, check_size, decoding
+from df2serve.io._stored import Reader, Stored, check_dtype, check_size, decoding
 from df2serve.io.image import Selection
 
 __all__ = ["Plane", "choose_series", "readings", "resolve_axes", "select_plane"]
@@ -184,9 +184,7 @@ def select_plane(
         UnsupportedFormatError: the type is not an intensity.
         LimitExceededError: the plane is too large.
     """
-    if stored.dtype.kind not in "buif" or stored.dtype.itemsize > 8:
-        message = f"{name} has values of type {stored.dtype}; expected integers, floats or bool"
-        raise UnsupportedFormatError(message)
+    check_dtype(name, stored.dtype)
     lengths = dict(zip(letters, stored.shape, strict=True))
     colors = [letter for letter in "CS" if lengths.get(letter, 1) > 1]
     if len(colors) == 2:

@@ -14,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from df2serve.config import DecodeLimits
-from df2serve.errors import DecodeError, Df2ServeError, LimitExceededError
+from df2serve.errors import (
+    DecodeError,
+    Df2ServeError,
+    LimitExceededError,
+    UnsupportedFormatError,
+)
 from df2serve.io.image import PixelSize
 
-__all__ = ["File", "Reader", "Stored", "check_bytes", "check_size", "decoding"]
+__all__ = ["File", "Reader", "Stored", "check_bytes", "check_dtype", "check_size", "decoding"]
 
 Reader: TypeAlias = Callable[[tuple[slice, ...]], NDArray[Any]]
 """Returns the window given by one slice per stored axis; keeps every axis."""
 
 _PART_BYTES = 1 << 20
+_WIDEST_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +120,17 @@ def decoding(name: str, form: str) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"{name} cannot be read as {form}: {reason}; the file is damaged or incomplete"
         raise DecodeError(message) from error
+
+
+def check_dtype(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse values that are no intensities.
+
+    Raises:
+        UnsupportedFormatError: neither integers, floats nor bool, or wider than 64 bits.
+    """
+    if dtype.kind not in "buif" or dtype.itemsize > _WIDEST_BYTES:
+        message = f"{name} has values of type {dtype}; expected integers, floats or bool"
+        raise UnsupportedFormatError(message)
 
 
 def check_size(

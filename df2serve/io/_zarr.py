@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,22 +14,18 @@ import zarr
 from df2serve.config import DecodeLimits
 from df2serve.errors import LimitExceededError, UnsupportedFormatError
 from df2serve.io._axes import choose_series
-from df2serve.io._container import MARKERS, Folder, ReadStore, ZipContainer
-from df2serve.io._stored import File, Stored, check_bytes
+from df2serve.io._container import Folder, ZipContainer
+from df2serve.io._store import ReadStore
+from df2serve.io._stored import File, Stored, check_bytes, check_dtype
 from df2serve.io._units import pixel_size
 from df2serve.io.image import PixelSize, Selection
 
-__all__ = ["Folder", "is_zarr", "read_zarr"]
+__all__ = ["read_zarr"]
 
 _CODECS_V2 = ("blosc", "gzip", "lz4", "zlib", "zstd")
 _CODECS_V3 = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd")
 _OVERHEAD_BYTES = 1 << 16
 """What a stored chunk may have beyond twice its values, for headers and indices."""
-
-
-def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr group or array."""
-    return any((path / marker).is_file() for marker in MARKERS)
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,7 @@ def read_zarr(file: File | Folder, selection: Selection, limits: DecodeLimits) -
     multiscale = scales[0] if scales else {}
     path = _join(group, str(multiscale["datasets"][0]["path"]) if scales else "")
     version, grid = _grid(file.name, store, path)
+    check_dtype(file.name, grid.dtype)
     _check_chunks(file.name, grid, file.size, limits)
     store.max_bytes = 2 * math.prod(grid.shard) * grid.dtype.itemsize + _OVERHEAD_BYTES
     array = zarr.open_array(store=store, path=path, mode="r", zarr_format=version)
@@ -90,7 +86,8 @@ def read_zarr(file: File | Folder, selection: Selection, limits: DecodeLimits) -
 
 def _json(store: ReadStore, *path: str) -> dict[str, Any]:
     """Return a metadata file, empty where there is none."""
-    content = json.loads(store.read(_join(*path)) or b"{}")
+    data = store.read(_join(*path))
+    content = {} if data is None else json.loads(data)
     if not isinstance(content, dict):
         message = f"{path[-1]} holds no object"
         raise TypeError(message)

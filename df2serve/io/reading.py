@@ -12,14 +12,19 @@ from typing import BinaryIO
 from natsort import natsorted, ns
 
 from df2serve.config import DecodeLimits
-from df2serve.errors import LimitExceededError, SourceNotFoundError, UnsupportedFormatError
+from df2serve.errors import (
+    InputError,
+    LimitExceededError,
+    SourceNotFoundError,
+    UnsupportedFormatError,
+)
 from df2serve.io._array import read_npy, read_npz
 from df2serve.io._axes import resolve_axes, select_plane
+from df2serve.io._container import Folder, is_zarr
 from df2serve.io._raster import read_jpeg, read_png
 from df2serve.io._sniff import FORMATS, sniff
 from df2serve.io._stored import File, Stored, decoding
 from df2serve.io._tiff import read_tiff
-from df2serve.io._zarr import Folder, is_zarr, read_zarr
 from df2serve.io.image import Image, PixelSize, Selection
 
 __all__ = ["list_images", "open_image", "read_image"]
@@ -116,6 +121,7 @@ def list_images(path: str | Path, *, pattern: str = "*") -> list[Path]:
 
     Raises:
         SourceNotFoundError: there is nothing.
+        InputError: the pattern leads out of the folder.
     """
     root = Path(path)
     if root.is_file() or (root.is_dir() and is_zarr(root)):
@@ -123,7 +129,11 @@ def list_images(path: str | Path, *, pattern: str = "*") -> list[Path]:
     if not root.is_dir():
         message = f"{root} does not exist; give a file or a folder of images"
         raise SourceNotFoundError(message)
-    found = [entry for entry in root.glob(pattern) if _is_image(entry.relative_to(root), entry)]
+    try:
+        found = [entry for entry in root.glob(pattern) if _is_image(entry.relative_to(root), entry)]
+    except (ValueError, NotImplementedError) as error:
+        message = f"got pattern={pattern!r}; expected names inside of {root}, such as '*.tif'"
+        raise InputError(message) from error
     if not found:
         message = f"{root} holds no images that match {pattern!r}; expected {FORMATS} files"
         raise SourceNotFoundError(message)
@@ -187,6 +197,8 @@ def _check_file_size(file: File | Folder, limits: DecodeLimits) -> None:
 
 def _describe(file: File | Folder, kind: str, selection: Selection, limits: DecodeLimits) -> Stored:
     if isinstance(file, Folder) or kind == "OME-Zarr":
+        from df2serve.io._zarr import read_zarr  # zarr takes as long to import as all the rest
+
         return read_zarr(file, selection, limits)
     match kind:
         case "PNG":
