@@ -735,7 +735,7 @@ def zarr_unknown_codec(path):
     _zarr(path, version=3, codecs=[{"name": "bytes"}, {"name": "numcodecs.pickle"}])
 
 
-@_gives(DecodeError)
+@_gives(UnsupportedFormatError)
 def zarr_objects(path):
     _zarr(path, dtype="|O")
 
