@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
 
@@ -288,6 +288,4 @@ def _without_alpha(plane: Plane) -> Plane:
                 f"channels={tuple(colors)}"
             )
             raise InputError(message)
-    return Plane(
-        **{**vars(plane), "shape": (len(colors), height, width), "channels": tuple(colors)}
-    )
+    return replace(plane, shape=(len(colors), height, width), channels=tuple(colors))

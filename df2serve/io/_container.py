@@ -8,7 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from df2serve.errors import UnsupportedFormatError
 from df2serve.io._stored import File
@@ -17,6 +17,7 @@ __all__ = ["Container", "Folder", "ZipContainer", "is_zarr"]
 
 _MARKERS = ("zarr.json", ".zgroup", ".zarray")
 """Files that make a folder a Zarr group or array."""
+_ALL = slice(None)
 
 
 def is_zarr(path: Path) -> bool:
@@ -31,8 +32,8 @@ class Container(Protocol):
     def sizes(self) -> dict[str, int]:
         """Size of every file in bytes."""
 
-    def read(self, path: str) -> bytes:
-        """Return the contents of a file."""
+    def read(self, path: str, part: slice = _ALL) -> bytes:
+        """Return the contents of a file, or the bytes of it from one place to another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,10 @@ class Folder:
         """Bytes of all files."""
         return sum(self.sizes.values())
 
-    def read(self, path: str) -> bytes:
-        """Return the contents of a file."""
-        return (self.root / path).read_bytes()
+    def read(self, path: str, part: slice = _ALL) -> bytes:
+        """Return the contents of a file, or the bytes of it from one place to another."""
+        with (self.root / path).open("rb") as stream:
+            return _read(stream, part, self.sizes[path])
 
     def sha256(self) -> str:
         """Return the hash over the sorted names and contents of all files."""
@@ -83,9 +85,8 @@ class ZipContainer:
     """A Zarr store in a zip file, at its top or in its only folder."""
 
     def __init__(self, file: File) -> None:
-        self._file = file
-        with zipfile.ZipFile(file.stream) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+        self._archive = zipfile.ZipFile(file.stream)
+        members = [member for member in self._archive.infolist() if not member.is_dir()]
         roots = [
             member.filename.removesuffix(marker)
             for member in members
@@ -99,7 +100,13 @@ class ZipContainer:
             if member.filename.startswith(self._prefix)
         }
 
-    def read(self, path: str) -> bytes:
-        """Return the contents of a file."""
-        with zipfile.ZipFile(self._file.stream) as archive:
-            return archive.read(self._prefix + path)
+    def read(self, path: str, part: slice = _ALL) -> bytes:
+        """Return the contents of a file, or the bytes of it from one place to another."""
+        with self._archive.open(self._prefix + path) as stream:
+            return _read(stream, part, self.sizes[path])
+
+
+def _read(stream: IO[bytes], part: slice, size: int) -> bytes:
+    start, stop, _ = part.indices(size)
+    stream.seek(start)
+    return stream.read(stop - start)

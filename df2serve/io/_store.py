@@ -18,6 +18,7 @@ from df2serve.io._container import Container
 
 __all__ = ["ReadStore"]
 
+_ALL = slice(None)
 _METADATA_BYTES = 16 << 20
 _BLOSC_SIZE_AT = 12
 """Where a chunk of Blosc states its size."""
@@ -43,8 +44,8 @@ class ReadStore(Store):
 
     __hash__ = object.__hash__
 
-    def read(self, path: str) -> bytes | None:
-        """Return the contents of a file, or None if there is no such file.
+    def read(self, path: str, part: slice = _ALL) -> bytes | None:
+        """Return the contents of a file or a part of it, or None if there is no such file.
 
         Raises:
             ValueError: the file is larger than what it should hold.
@@ -55,25 +56,26 @@ class ReadStore(Store):
         if size > self.max_bytes:
             message = f"{path} has {size} bytes, at most {self.max_bytes} were expected"
             raise ValueError(message)
-        return self._container.read(path)
+        return self._container.read(path, part)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return a file or a part of it."""
-        data = self.read(key)
+        match byte_range:
+            case RangeByteRequest(start, end):
+                data = self.read(key, slice(start, end))
+            case OffsetByteRequest(offset):
+                data = self.read(key, slice(offset, None))
+            case SuffixByteRequest(suffix):
+                data = self.read(key, slice(-suffix, None))
+            case _:
+                data = self.read(key)
         if data is None:
             return None
         if self.blosc and struct.unpack_from("<I", data, _BLOSC_SIZE_AT)[0] != len(data):
             message = f"{key} has {len(data)} bytes, which is not what it announces"
             raise ValueError(message)
-        match byte_range:
-            case RangeByteRequest(start, end):
-                data = data[start:end]
-            case OffsetByteRequest(offset):
-                data = data[offset:]
-            case SuffixByteRequest(suffix):
-                data = data[-suffix:]
         return prototype.buffer.from_bytes(data)
 
     async def get_partial_values(

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -331,3 +332,18 @@ def test_hash_tells_contents_and_names(tmp_path):
     assert read_image(tmp_path / "b.zarr").sha256 == first.sha256
     (tmp_path / "b.zarr" / "note").write_text("")
     assert read_image(tmp_path / "b.zarr").sha256 != first.sha256
+
+
+def test_a_window_reads_only_its_part_of_a_shard(tmp_path):
+    array = np.random.default_rng(0).integers(0, 255, (1, 512, 512), dtype=np.uint8)
+    folder = write(tmp_path / "a.zarr", array, chunks=(1, 32, 32), shards=(1, 512, 512))
+    with open_image(folder) as image:
+        image.data[0:1, 0:1, 0:1]
+        tracemalloc.start()
+        window = image.data[0:1, 40:50, 40:50]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert np.array_equal(window, array[:, 40:50, 40:50])
+    assert peak < 0.5 * array.nbytes
+    with open_image(zipped(folder)) as image:
+        assert np.array_equal(image.data[0:1, 40:50, 40:50], array[:, 40:50, 40:50])
