@@ -10,13 +10,10 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 UV_INSTALL = $(UV) pip install --quiet --python .venv --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint $(CHECKS) bench clean
+.PHONY: help test test-all lint $(CHECKS) bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
-
-demo: $(INSTALLED) ## walk the whole path on generated images; results in ./demo
-	.venv/bin/df2serve demo
 
 test: $(INSTALLED) ## run the fast tests
 	$(PYTHON) -m pytest -m "not slow and not parity"

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from df2serve.testing.cells import generate_ood as generate_ood
     from df2serve.testing.cells import simulate_experts as simulate_experts
     from df2serve.testing.contracts import MemberRunnerContract as MemberRunnerContract
-    from df2serve.testing.ensembles import fitted_ensemble as fitted_ensemble
     from df2serve.testing.ensembles import random_ensemble as random_ensemble
     from df2serve.testing.ensembles import tiny_network as tiny_network
 else:
@@ -26,7 +25,7 @@ else:
                 "simulate_experts",
             ],
             "contracts": ["MemberRunnerContract"],
-            "ensembles": ["fitted_ensemble", "random_ensemble", "tiny_network"],
+            "ensembles": ["random_ensemble", "tiny_network"],
         },
     )
 
@@ -34,7 +33,6 @@ __all__ = [
     "CellSample",
     "CellScene",
     "MemberRunnerContract",
-    "fitted_ensemble",
     "generate_cells",
     "generate_ood",
     "random_ensemble",
