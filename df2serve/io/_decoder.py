@@ -1,15 +1,18 @@
-"""The process behind ``read_image_isolated``; run as ``python -m df2serve.io._decoder FOLDER``."""
+"""The process behind ``read_image_isolated``; run as ``python -m df2serve.io._decoder REQUEST``.
+
+The request is JSON; the bytes of an upload come from standard input. Answer and pixels go to
+standard output, which is a file.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import signal
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -17,48 +20,55 @@ import psutil  # type: ignore[import-untyped]
 from df2serve.config import DecodeLimits
 from df2serve.errors import Df2ServeError, LimitExceededError
 from df2serve.io.image import Selection
+from df2serve.io.isolation import PIXELS_AT, Answer
 from df2serve.io.reading import read_image
 
-_HEADER_BYTES = 1 << 16
-"""Room for the header of the pixels' file and for the answer."""
 
-
-def main(folder: Path) -> None:
-    """Read the request in a folder, and leave answer and pixels there."""
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+def main(request: dict[str, Any], output: BinaryIO) -> None:
+    """Do what is requested and write the answer, and the pixels behind it."""
     limits = DecodeLimits(**request["limits"])
     _confine(limits)
     try:
-        answer = _read(request, limits, folder / "pixels.npy")
+        answer = _read(request, limits, output)
     except Df2ServeError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
+        answer = Answer(error=type(error).__name__, message=_printable(str(error)))
     except MemoryError:
         message = (
             f"{request['name']} needs more than the {limits.max_memory_bytes:,} bytes of memory "
             "that DecodeLimits.max_memory_bytes allows; choose a part of it, or raise the limit"
         )
-        answer = {"error": LimitExceededError.__name__, "message": message}
-    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+        answer = Answer(error=LimitExceededError.__name__, message=_printable(message))
+    output.seek(0)
+    output.write(answer.model_dump_json().encode()[:PIXELS_AT])
 
 
-def _read(request: dict[str, Any], limits: DecodeLimits, output: Path) -> dict[str, Any]:
+def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> Answer:
     chosen = request["selection"]
     channels = chosen["channels"]
     image = read_image(
-        request["source"],
+        sys.stdin.buffer if request["source"] is None else request["source"],
         axes=request["axes"],
         selection=Selection(**chosen | {"channels": channels and tuple(channels)}),
         limits=limits,
         name=request["name"],
     )
-    np.save(output, np.asarray(image.data), allow_pickle=False)
-    return {
-        "source": image.source,
-        "format": image.format,
-        "channel_names": image.channel_names,
-        "pixel_size_um": image.pixel_size_um and asdict(image.pixel_size_um),
-        "sha256": image.sha256,
-    }
+    pixels = np.asarray(image.data)
+    output.seek(PIXELS_AT)
+    pixels.tofile(output)
+    channels_, height, width = pixels.shape
+    return Answer(
+        shape=(channels_, height, width),
+        dtype=pixels.dtype.str,
+        format=image.format,
+        channel_names=image.channel_names,
+        pixel_size_um=image.pixel_size_um,
+        sha256=image.sha256,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return text that JSON can hold; names of files need not be."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _confine(limits: DecodeLimits) -> None:
@@ -68,7 +78,7 @@ def _confine(limits: DecodeLimits) -> None:
     seconds = math.ceil(used.user + used.system + limits.max_seconds)
     _limit(resource.RLIMIT_AS, process.memory_info().vms + limits.max_memory_bytes)
     _limit(resource.RLIMIT_CPU, seconds)
-    _limit(resource.RLIMIT_FSIZE, limits.max_bytes + _HEADER_BYTES)
+    _limit(resource.RLIMIT_FSIZE, PIXELS_AT + limits.max_bytes)
     _limit(resource.RLIMIT_CORE, 0)
     # the alarm's default action ends the process, even inside of a decoder
     signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
@@ -82,4 +92,7 @@ def _limit(kind: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # whatever a library prints must not get among the pixels
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        main(json.loads(sys.argv[1]), stream)

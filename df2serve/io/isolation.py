@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,21 +12,21 @@ import tempfile
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from df2serve import errors
-from df2serve.config import DecodeLimits
-from df2serve.errors import (
-    DecodeError,
-    Df2ServeError,
-    LimitExceededError,
-    UnsupportedFormatError,
-)
+from df2serve.config import DecodeLimits, describe_validation_error
+from df2serve.errors import DecodeError, InputError, LimitExceededError, UnsupportedFormatError
 from df2serve.io.image import Image, PixelSize, Selection
 
-__all__ = ["read_image_isolated"]
+__all__ = ["PIXELS_AT", "Answer", "read_image_isolated"]
+
+PIXELS_AT = 1 << 20
+"""Byte of the decoder's output where the pixels start; before it there is room for the answer."""
 
 _START_SECONDS = 60.0
 """Time for the process to start, on a machine that is busy with other things."""
@@ -33,8 +34,27 @@ _NOTE_BYTES = 2000
 """How much of what the decoder wrote before its end is kept."""
 _TIME_SIGNALS = ("SIGALRM", "SIGXCPU")
 _MEMORY_SIGNALS = ("SIGKILL",)
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+"""What the decoder sees of the environment, besides Python's own settings; no secrets."""
+_SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Thread pools and arenas would take address space that the decoder needs."""
+
+
+class Answer(BaseModel):
+    """What the decoder says: an error, or the description of the pixels that it left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error: str | None = None
+    """Name of an exception of ``df2serve.errors``."""
+    message: str = ""
+    shape: tuple[int, int, int] = (1, 1, 1)
+    """Channels, rows and columns."""
+    dtype: Annotated[str, Field(pattern=r"^([<>]?([ui][248]|f[248])|\|?(b1|[ui]1))$")] = "|u1"
+    format: str = ""
+    channel_names: tuple[str, ...] | None = None
+    pixel_size_um: PixelSize | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 def read_image_isolated(
@@ -48,8 +68,9 @@ def read_image_isolated(
 ) -> Image:
     """Read an image in a process of its own, for input that is not trusted.
 
-    The process has no more memory and time than ``limits`` allow. A crash, too much memory and too
-    much time of the decoder become errors; the caller survives all of them.
+    The process has no more memory and time than ``limits`` allow, and sees neither the caller's
+    environment nor its open files. A crash, too much memory and too much time of the decoder become
+    errors; the caller survives all of them, and believes nothing that it has not checked.
 
     Args:
         source: a file, an OME-Zarr folder or the bytes of a file.
@@ -60,11 +81,11 @@ def read_image_isolated(
         name: name shown to people; the file's own when absent.
 
     Returns:
-        The image with its pixels in a private memory map of a file that is gone already.
+        The image with its pixels in a private memory map of a file without a name.
 
     Raises:
         LimitExceededError: the decoder needed more than allowed.
-        DecodeError: the file is damaged, or the decoder crashed.
+        DecodeError: the file is damaged, or the decoder crashed or gave nonsense.
         UnsupportedFormatError: the format is not read, or this system cannot limit processes.
         InputError: as in ``open_image``.
     """
@@ -74,72 +95,104 @@ def read_image_isolated(
             "you trust, or decode others on Linux or macOS"
         )
         raise UnsupportedFormatError(message)
-    with tempfile.TemporaryDirectory(prefix="df2serve-") as scratch:
-        folder = Path(scratch)
+    title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
+    request = {
+        "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
+        "name": title,
+        "axes": axes,
+        "selection": asdict(selection),
+        "limits": limits.model_dump(),
+    }
+    # none of these files has a name: whoever dies, nothing is left behind
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as complaints,
+    ):
         if isinstance(source, bytes):
-            path, title = folder / "input", name or "upload"
-            path.write_bytes(source)
-        else:
-            path, title = Path(source), name or Path(source).name
-        request = {
-            "source": os.fspath(path.absolute()),
-            "name": title,
-            "axes": axes,
-            "selection": asdict(selection),
-            "limits": limits.model_dump(),
-        }
-        answer = _decode(request, folder, title, limits)
-        pixels = np.load(folder / "pixels.npy", mmap_mode="c", allow_pickle=False)
-    found, names = answer["pixel_size_um"], answer["channel_names"]
+            given.write(source)
+            given.seek(0)
+        code = _decode(request, given, output, complaints)
+        if code:
+            raise _death(code, complaints, title, limits)
+        answer, pixels = _checked(output, title, limits)
     return Image(
         data=pixels,
-        source=answer["source"],
-        format=answer["format"],
-        channel_names=names and tuple(names),
-        pixel_size_um=pixel_size_um or (found and PixelSize(**found)),
-        sha256=answer["sha256"],
+        source=title,
+        format=answer.format,
+        channel_names=answer.channel_names,
+        pixel_size_um=pixel_size_um or answer.pixel_size_um,
+        sha256=answer.sha256,
     )
 
 
 def _decode(
-    request: dict[str, Any], folder: Path, title: str, limits: DecodeLimits
-) -> dict[str, Any]:
-    """Run the decoder and return its answer; the pixels are then in the folder."""
-    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    request: dict[str, Any], given: BinaryIO, output: BinaryIO, complaints: BinaryIO
+) -> int:
+    """Run the decoder; return its exit code, or the negative number of the signal that ended it."""
+    kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith("PYTHON")}
     # -P: never import from the working directory, which may be the stranger's
-    command = [sys.executable, "-P", "-m", "df2serve.io._decoder", str(folder)]
-    complaints = folder / "stderr.txt"
+    command = [sys.executable, "-P", "-m", "df2serve.io._decoder", json.dumps(request)]
     try:
-        with complaints.open("wb") as stderr:
-            result = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env=os.environ | _ENVIRONMENT,
-                timeout=_START_SECONDS + limits.max_seconds,
-                check=False,
-            )
-    except subprocess.TimeoutExpired as error:
-        raise _too_slow(title, limits) from error
-    if result.returncode:
-        raise _death(result.returncode, complaints, title, limits)
-    answer: dict[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-    if "error" in answer:
-        raise _named_error(answer["error"])(answer["message"])
-    return answer
+        return subprocess.run(
+            command,
+            stdin=given,
+            stdout=output,
+            stderr=complaints,
+            env=kept | _SINGLE,
+            timeout=_START_SECONDS + request["limits"]["max_seconds"],
+            check=False,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return -signal.SIGALRM
 
 
-def _named_error(name: str) -> type[Df2ServeError]:
-    kind = getattr(errors, name, None)
-    return kind if isinstance(kind, type) and issubclass(kind, Df2ServeError) else DecodeError
+def _checked(output: BinaryIO, title: str, limits: DecodeLimits) -> tuple[Answer, NDArray[Any]]:
+    """Return the decoder's answer and pixels, which may be those of a decoder taken over.
+
+    Raises:
+        InputError: the one that the decoder names.
+        DecodeError: the answer is not one that the decoder gives.
+    """
+    output.seek(0)
+    try:
+        answer = Answer.model_validate_json(output.read(PIXELS_AT).rstrip(b"\0"))
+    except ValidationError as error:
+        raise _nonsense(title, describe_validation_error("answer", error)) from error
+    if answer.error is not None:
+        raise _named_error(answer, title)
+    dtype = np.dtype(answer.dtype)
+    expected = math.prod(answer.shape) * dtype.itemsize
+    stored = output.seek(0, os.SEEK_END) - PIXELS_AT
+    if min(answer.shape) < 1 or expected != stored or expected > limits.max_bytes:
+        raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
+    return answer, np.memmap(output, dtype, "c", PIXELS_AT, answer.shape)
 
 
-def _death(code: int, complaints: Path, title: str, limits: DecodeLimits) -> Df2ServeError:
+def _named_error(answer: Answer, title: str) -> InputError:
+    kind = getattr(errors, str(answer.error), None)
+    if isinstance(kind, type) and issubclass(kind, InputError):
+        return kind(answer.message)
+    return _nonsense(title, f"error {answer.error}")
+
+
+def _nonsense(title: str, what: str) -> DecodeError:
+    error = DecodeError(
+        f"{title} made the decoder give nonsense; the file is damaged or made to do harm"
+    )
+    error.add_note(what)
+    return error
+
+
+def _death(code: int, complaints: BinaryIO, title: str, limits: DecodeLimits) -> InputError:
     """Return the error for a decoder that ended without an answer."""
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if how in _TIME_SIGNALS:
-        return _too_slow(title, limits)
+        message = (
+            f"{title} took the decoder more than {limits.max_seconds:g} s; choose a part of it, or "
+            "raise DecodeLimits.max_seconds if you trust it"
+        )
+        return LimitExceededError(message)
     if how in _MEMORY_SIGNALS:
         message = (
             f"{title}: the system killed the decoder, most likely for want of memory; try a "
@@ -149,15 +202,6 @@ def _death(code: int, complaints: Path, title: str, limits: DecodeLimits) -> Df2
     error = DecodeError(
         f"{title} made the decoder crash ({how}); the file is damaged or made to do harm"
     )
-    with complaints.open("rb") as stream:
-        stream.seek(max(0, complaints.stat().st_size - _NOTE_BYTES))
-        error.add_note(stream.read().decode(errors="replace"))
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _NOTE_BYTES))
+    error.add_note(complaints.read(_NOTE_BYTES).decode(errors="replace"))
     return error
-
-
-def _too_slow(title: str, limits: DecodeLimits) -> LimitExceededError:
-    message = (
-        f"{title} took the decoder more than {limits.max_seconds:g} s; choose a part of it, or "
-        "raise DecodeLimits.max_seconds if you trust it"
-    )
-    return LimitExceededError(message)
