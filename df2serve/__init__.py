@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     import lazy_loader
 
-    __getattr__, __dir__, _ = lazy_loader.attach(
+    __getattr__, _, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
             "artifact": ["Ensemble", "load_ensemble"],
@@ -51,3 +51,7 @@ __all__ = [
     "read_image",
     "read_mask",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,8 +20,11 @@ import psutil  # type: ignore[import-untyped]
 from df2serve.config import DecodeLimits
 from df2serve.errors import Df2ServeError, LimitExceededError
 from df2serve.io.image import Selection
-from df2serve.io.isolation import PIXELS_AT, Answer
+from df2serve.io.isolation import PIXELS_AT, Answer, Refusal
 from df2serve.io.reading import read_image
+
+_MESSAGE_LENGTH = 100_000
+"""Keeps the answer in front of the pixels, even if every letter is escaped."""
 
 
 def main(request: dict[str, Any], output: BinaryIO) -> None:
@@ -29,17 +32,17 @@ def main(request: dict[str, Any], output: BinaryIO) -> None:
     limits = DecodeLimits(**request["limits"])
     _confine(limits)
     try:
-        answer = _read(request, limits, output)
+        answer: Answer | Refusal = _read(request, limits, output)
     except Df2ServeError as error:
-        answer = Answer(error=type(error).__name__, message=_printable(str(error)))
+        answer = _refusal(type(error), str(error))
     except MemoryError:
         message = (
             f"{request['name']} needs more than the {limits.max_memory_bytes:,} bytes of memory "
             "that DecodeLimits.max_memory_bytes allows; choose a part of it, or raise the limit"
         )
-        answer = Answer(error=LimitExceededError.__name__, message=_printable(message))
+        answer = _refusal(LimitExceededError, message)
     output.seek(0)
-    output.write(answer.model_dump_json().encode()[:PIXELS_AT])
+    output.write(answer.model_dump_json().encode())
 
 
 def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> Answer:
@@ -55,9 +58,9 @@ def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> An
     pixels = np.asarray(image.data)
     output.seek(PIXELS_AT)
     pixels.tofile(output)
-    channels_, height, width = pixels.shape
+    count, height, width = pixels.shape
     return Answer(
-        shape=(channels_, height, width),
+        shape=(count, height, width),
         dtype=pixels.dtype.str,
         format=image.format,
         channel_names=image.channel_names,
@@ -66,9 +69,10 @@ def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> An
     )
 
 
-def _printable(text: str) -> str:
-    """Return text that JSON can hold; names of files need not be."""
-    return text.encode(errors="backslashreplace").decode()
+def _refusal(kind: type[Df2ServeError], message: str) -> Refusal:
+    # names of files may hold bytes that are no text
+    text = message.encode(errors="backslashreplace").decode()
+    return Refusal(error=kind.__name__, message=text[:_MESSAGE_LENGTH])
 
 
 def _confine(limits: DecodeLimits) -> None:
@@ -92,7 +96,8 @@ def _limit(kind: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    # whatever a library prints must not get among the pixels
+    # what libraries print must not get among the pixels
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        stream.truncate(0)
         main(json.loads(sys.argv[1]), stream)

@@ -16,14 +16,14 @@ from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from df2serve import errors
 from df2serve.config import DecodeLimits, describe_validation_error
 from df2serve.errors import DecodeError, InputError, LimitExceededError, UnsupportedFormatError
 from df2serve.io.image import Image, PixelSize, Selection
 
-__all__ = ["PIXELS_AT", "Answer", "read_image_isolated"]
+__all__ = ["PIXELS_AT", "Answer", "Refusal", "read_image_isolated"]
 
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
@@ -40,21 +40,32 @@ _SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MA
 """Thread pools and arenas would take address space that the decoder needs."""
 
 
-class Answer(BaseModel):
-    """What the decoder says: an error, or the description of the pixels that it left."""
+class Refusal(BaseModel):
+    """The decoder did not read the image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    error: str | None = None
+    error: str
     """Name of an exception of ``df2serve.errors``."""
-    message: str = ""
-    shape: tuple[int, int, int] = (1, 1, 1)
+    message: str
+
+
+class Answer(BaseModel):
+    """What the decoder says of the pixels that it left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Channels, rows and columns."""
-    dtype: Annotated[str, Field(pattern=r"^([<>]?([ui][248]|f[248])|\|?(b1|[ui]1))$")] = "|u1"
-    format: str = ""
-    channel_names: tuple[str, ...] | None = None
-    pixel_size_um: PixelSize | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    dtype: Annotated[str, Field(pattern=r"^([<>]([ui][248]|f[248])|\|[bui]1)$")]
+    """In NumPy's short form."""
+    format: str
+    channel_names: tuple[str, ...] | None
+    pixel_size_um: PixelSize | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+
+
+_ANSWER: TypeAdapter[Answer | Refusal] = TypeAdapter(Answer | Refusal)
 
 
 def read_image_isolated(
@@ -156,24 +167,24 @@ def _checked(output: BinaryIO, title: str, limits: DecodeLimits) -> tuple[Answer
     """
     output.seek(0)
     try:
-        answer = Answer.model_validate_json(output.read(PIXELS_AT).rstrip(b"\0"))
+        answer = _ANSWER.validate_json(output.read(PIXELS_AT).rstrip(b"\0"))
     except ValidationError as error:
         raise _nonsense(title, describe_validation_error("answer", error)) from error
-    if answer.error is not None:
+    if isinstance(answer, Refusal):
         raise _named_error(answer, title)
     dtype = np.dtype(answer.dtype)
     expected = math.prod(answer.shape) * dtype.itemsize
     stored = output.seek(0, os.SEEK_END) - PIXELS_AT
-    if min(answer.shape) < 1 or expected != stored or expected > limits.max_bytes:
+    if not expected == stored <= limits.max_bytes:
         raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
     return answer, np.memmap(output, dtype, "c", PIXELS_AT, answer.shape)
 
 
-def _named_error(answer: Answer, title: str) -> InputError:
-    kind = getattr(errors, str(answer.error), None)
+def _named_error(refusal: Refusal, title: str) -> InputError:
+    kind = getattr(errors, refusal.error, None)
     if isinstance(kind, type) and issubclass(kind, InputError):
-        return kind(answer.message)
-    return _nonsense(title, f"error {answer.error}")
+        return kind(refusal.message)
+    return _nonsense(title, f"error {refusal.error}")
 
 
 def _nonsense(title: str, what: str) -> DecodeError:

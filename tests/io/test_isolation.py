@@ -1,6 +1,8 @@
 """The confined decoder gives what ``read_image`` gives, and its death hurts nobody."""
 
 import io
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -119,6 +121,19 @@ def test_errors_keep_their_type(tmp_path, scratch):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.fixture
+def take_over(tmp_path, monkeypatch):
+    """Return a function that makes every Python that starts run a line of code first."""
+
+    def with_code(code):
+        start = tmp_path / "start"
+        start.mkdir()
+        (start / "sitecustomize.py").write_text(f"import os, sys, signal\n{code}\n")
+        monkeypatch.setenv("PYTHONPATH", str(start))
+
+    return with_code
+
+
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
@@ -127,20 +142,104 @@ def test_errors_keep_their_type(tmp_path, scratch):
         ("SIGXCPU", LimitExceededError, "took the decoder more than 60 s"),
     ],
 )
-def test_death_of_the_decoder(ome_tiff, scratch, monkeypatch, name, error, words):
-    start = scratch.parent / "start"
-    start.mkdir()
-    # Python runs this file when it starts
-    (start / "sitecustomize.py").write_text(
-        f"import os, signal, sys\nprint('last words', file=sys.stderr, flush=True)\n"
-        f"os.kill(os.getpid(), signal.{name})\n"
+def test_death_of_the_decoder(ome_tiff, scratch, take_over, name, error, words):
+    take_over(
+        f"print('last words', file=sys.stderr, flush=True); os.kill(os.getpid(), signal.{name})"
     )
-    monkeypatch.setenv("PYTHONPATH", str(start))
     with pytest.raises(error, match=words) as caught:
         read_image_isolated(ome_tiff)
     if error is DecodeError:
         assert "last words" in caught.value.__notes__[0]
     assert list(scratch.iterdir()) == []
+
+
+GOOD = {
+    "shape": [1, 2, 3],
+    "dtype": "|u1",
+    "format": "TIFF",
+    "channel_names": None,
+    "pixel_size_um": None,
+    "sha256": "0" * 64,
+}
+
+
+def answering(answer, pixels=b"123456"):
+    content = (answer if isinstance(answer, bytes) else json.dumps(answer).encode()).ljust(1 << 20)
+    return f"os.write(1, {content!r}.ljust({1 << 20}) + {pixels!r}); os._exit(0)"
+
+
+def test_answer_is_understood(ome_tiff, take_over):
+    """What makes the next test mean something: this answer is right."""
+    take_over(answering(GOOD))
+    assert read_image_isolated(ome_tiff).data.tobytes() == b"123456"
+
+
+@pytest.mark.parametrize(
+    ("answer", "pixels"),
+    [
+        (b"", b""),
+        (b"\xff{}", b""),
+        ([], b""),
+        ({}, b""),
+        (GOOD, b"12345"),
+        (GOOD, b"1234567"),
+        (GOOD | {"shape": [0, 2, 3]}, b""),
+        (GOOD | {"shape": [-1, -2, 3]}, b"123456"),
+        (GOOD | {"shape": [6]}, b"123456"),
+        (GOOD | {"shape": [1 << 40, 1 << 40, 1 << 40]}, b"123456"),
+        (GOOD | {"dtype": "|O", "shape": [1, 1, 1]}, b"12345678"),
+        (GOOD | {"dtype": "u1,u1", "shape": [1, 1, 3]}, b"123456"),
+        (GOOD | {"sha256": "none"}, b"123456"),
+        (GOOD | {"pixel_size_um": {"y_um": "wide", "x_um": 1}}, b"123456"),
+        (GOOD | {"surprise": 1}, b"123456"),
+        ({"error": "SystemExit", "message": "x"}, b""),
+        ({"error": "annotations", "message": "x"}, b""),
+        ({"error": "DecodeError", "message": ["x"]}, b""),
+    ],
+    ids=str,
+)
+def test_answer_of_a_decoder_taken_over(ome_tiff, take_over, answer, pixels):
+    take_over(answering(answer, pixels))
+    with pytest.raises(DecodeError, match=r"cells.ome.tif made the decoder give nonsense"):
+        read_image_isolated(ome_tiff)
+
+
+def test_answer_beyond_the_limits(ome_tiff, take_over):
+    take_over(answering(GOOD))
+    with pytest.raises(DecodeError, match="nonsense") as caught:
+        read_image_isolated(ome_tiff, limits=DecodeLimits(max_bytes=5))
+    assert caught.value.__notes__ == ["6 bytes of pixels, 6 announced"]
+
+
+def test_prints_of_libraries_harm_nothing(ome_tiff, take_over):
+    take_over("os.write(1, b'x' * 9000); print('y' * 9000)")
+    assert np.array_equal(read_image_isolated(ome_tiff).data, STACK)
+
+
+def test_no_secrets_and_no_open_files_in_the_decoder(ome_tiff, tmp_path, take_over, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hush")
+    seen = tmp_path / "seen.json"
+    take_over(
+        "import json; fds = [fd for fd in range(3, 100) if os.path.exists(f'/proc/self/fd/{fd}')]\n"
+        f"json.dump([dict(os.environ), fds], open({str(seen)!r}, 'w'))"
+    )
+    with (tmp_path / "other").open("wb") as other:
+        os.set_inheritable(other.fileno(), True)
+        read_image_isolated(ome_tiff)
+    environment, descriptors = json.loads(seen.read_text())
+    assert "PYTHONPATH" in environment
+    assert "SECRET_TOKEN" not in environment
+    assert other.fileno not in descriptors
+    assert len(descriptors) <= 1  # the one that the question itself opens
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names there are text")
+def test_name_that_is_no_text(ome_tiff, tmp_path):
+    path = ome_tiff.rename(tmp_path / os.fsdecode(b"caf\xe9.tif"))
+    assert np.array_equal(read_image_isolated(path).data, STACK)
+    path.unlink()
+    with pytest.raises(SourceNotFoundError, match=r"caf\\udce9.tif cannot be opened"):
+        read_image_isolated(path)
 
 
 def test_nothing_is_imported_from_the_working_directory(ome_tiff, tmp_path, monkeypatch):
