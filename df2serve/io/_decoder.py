@@ -81,18 +81,19 @@ def _confine(limits: DecodeLimits) -> None:
     used = process.cpu_times()
     seconds = math.ceil(used.user + used.system + limits.max_seconds)
     _limit(resource.RLIMIT_AS, process.memory_info().vms + limits.max_memory_bytes)
-    _limit(resource.RLIMIT_CPU, seconds)
+    # SIGXCPU tells that it was time; at the hard limit the system sends SIGKILL instead
+    _limit(resource.RLIMIT_CPU, seconds, grace=1)
     _limit(resource.RLIMIT_FSIZE, PIXELS_AT + limits.max_bytes)
     _limit(resource.RLIMIT_CORE, 0)
     # the alarm's default action ends the process, even inside of a decoder
     signal.setitimer(signal.ITIMER_REAL, limits.max_seconds)
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, soft: int, *, grace: int = 0) -> None:
     """Lower a limit; one that is lower already stays."""
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    _, allowed = resource.getrlimit(kind)
+    hard = soft + grace if allowed == resource.RLIM_INFINITY else min(soft + grace, allowed)
+    resource.setrlimit(kind, (min(soft, hard), hard))
 
 
 if __name__ == "__main__":

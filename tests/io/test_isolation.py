@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,18 @@ def test_too_slow(zeros):
     with pytest.raises(LimitExceededError, match=r"zeros.npz took the decoder more than 0.05 s"):
         read_image_isolated(zeros, limits=DecodeLimits(max_seconds=0.05))
     assert time.perf_counter() - started < 10
+
+
+@pytest.mark.slow
+def test_processor_time_alone_ends_the_decoder():
+    script = (
+        "import signal, df2serve.io._decoder as decoder; from df2serve.config import DecodeLimits\n"
+        "decoder._confine(DecodeLimits(max_seconds=0.2))\n"
+        "signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+        "while True: pass"
+    )
+    result = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert result.returncode == -signal.SIGXCPU
 
 
 @pytest.mark.slow
@@ -224,15 +237,17 @@ def test_no_secrets_and_no_open_files_in_the_decoder(ome_tiff, tmp_path, take_ov
         f"json.dump([dict(os.environ), fds], open({str(seen)!r}, 'w'))"
     )
     with (tmp_path / "other").open("wb") as other:
-        os.set_inheritable(other.fileno(), True)
+        number = other.fileno()
+        os.set_inheritable(number, True)
         read_image_isolated(ome_tiff)
     environment, descriptors = json.loads(seen.read_text())
     assert "PYTHONPATH" in environment
     assert "SECRET_TOKEN" not in environment
-    assert other.fileno not in descriptors
+    assert number not in descriptors
     assert len(descriptors) <= 1  # the one that the question itself opens
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="names there are text")
 def test_name_that_is_no_text(ome_tiff, tmp_path):
     path = ome_tiff.rename(tmp_path / os.fsdecode(b"caf\xe9.tif"))
