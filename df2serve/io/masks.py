@@ -22,6 +22,7 @@ Color: TypeAlias = tuple[int, int, int]
 
 _LISTED = 8
 """Values that a message lists at most."""
+_LISTED_COLORS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ def read_mask(
     num_classes: int | None = ...,
     colors: Mapping[Color, int] | None = ...,
     ignore: Source | None = ...,
+    ignore_value: int | None = ...,
     limits: DecodeLimits = ...,
 ) -> ClassMask: ...
 
@@ -72,6 +74,7 @@ def read_mask(
     num_classes: None = ...,
     colors: None = ...,
     ignore: Source | None = ...,
+    ignore_value: int | None = ...,
     limits: DecodeLimits = ...,
 ) -> InstanceMask: ...
 
@@ -83,6 +86,7 @@ def read_mask(
     num_classes: int | None = None,
     colors: Mapping[Color, int] | None = None,
     ignore: Source | None = None,
+    ignore_value: int | None = None,
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
 ) -> ClassMask | InstanceMask:
     """Read a mask of one plane in any format of ``read_image``.
@@ -97,6 +101,7 @@ def read_mask(
             file may hold 0 and any one other value.
         colors: class index of each color (R, G, B), for ``classes`` drawn in color.
         ignore: a mask of the same size; pixels that are not 0 there do not count.
+        ignore_value: value in the mask itself of pixels that do not count; they become background.
         limits: what the files may ask for.
 
     Raises:
@@ -104,26 +109,28 @@ def read_mask(
         DecodeError: the values are not those of such a mask.
         InputError: as in ``read_image``.
     """
-    _check_arguments(kind, num_classes, colors)
+    _check_arguments(kind, num_classes, colors, ignore_value)
     image = read_image(source, limits=limits)
     valid = None if ignore is None else _valid(image, read_image(ignore, limits=limits))
-    if kind == "instances":
-        labels = _labels(image.source, _integers(image))
-        return InstanceMask(labels, valid, image.source, image.sha256)
     classes: NDArray[Any]
     if colors is not None:
         classes = _classes_of_colors(image, colors)
-    elif kind == "binary" or num_classes == 2:
-        classes = _binary(image.source, _integers(image))
     else:
-        classes = _integers(image)
+        classes, valid = _without(_integers(image), ignore_value, valid)
+    if kind == "instances":
+        return InstanceMask(_labels(image.source, classes), valid, image.source, image.sha256)
+    if colors is None and (kind == "binary" or num_classes == 2):
+        classes = _binary(image.source, classes)
     if num_classes is not None:
         _check_classes(image.source, classes, num_classes)
     return ClassMask(classes.astype(np.uint8), valid, image.source, image.sha256)
 
 
 def _check_arguments(
-    kind: str, num_classes: int | None, colors: Mapping[Color, int] | None
+    kind: str,
+    num_classes: int | None,
+    colors: Mapping[Color, int] | None,
+    ignore_value: int | None,
 ) -> None:
     if kind not in ("binary", "classes", "instances"):
         message = f"got kind={kind!r}; expected 'binary', 'classes' or 'instances'"
@@ -136,6 +143,12 @@ def _check_arguments(
         raise ConfigError(message)
     if num_classes is not None and not 2 <= num_classes <= 256:
         message = f"got num_classes={num_classes}; expected 2 to 256"
+        raise ConfigError(message)
+    if ignore_value == 0:
+        message = "got ignore_value=0, which is the background; use another value, or ignore="
+        raise ConfigError(message)
+    if ignore_value is not None and colors is not None:
+        message = "colors and ignore_value do not go together; give what to ignore with ignore="
         raise ConfigError(message)
 
 
@@ -203,15 +216,28 @@ def _classes_of_colors(image: Image, colors: Mapping[Color, int]) -> NDArray[np.
     classes = np.full(pixels.shape[1:], -1, np.int64)
     for color, index in colors.items():
         classes[(pixels == np.reshape(color, (3, 1, 1))).all(axis=0)] = index
-    unknown = np.argwhere(classes < 0)
-    if len(unknown):
-        y, x = (int(i) for i in unknown[0])
+    unknown = pixels[:, classes < 0]
+    if unknown.size:
+        found, counts = np.unique(unknown, axis=1, return_counts=True)
+        frequent = np.argsort(-counts, kind="stable")[:_LISTED_COLORS]
+        listed = ", ".join(f"{tuple(found[:, i].tolist())} x {counts[i]}" for i in frequent)
+        more = ", ..." if len(counts) > _LISTED_COLORS else ""
         message = (
-            f"{image.source} has {len(unknown)} pixels of colors without a class, the first at "
-            f"row {y}, column {x}: {tuple(pixels[:, y, x].tolist())}; add them to colors"
+            f"{image.source} has {unknown.shape[1]} pixels of {len(counts)} colors without a "
+            f"class: {listed}{more}; add them to colors"
         )
         raise DecodeError(message)
     return classes
+
+
+def _without(
+    values: NDArray[Any], ignored: int | None, valid: NDArray[np.bool_] | None
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Turn pixels of a value into background that does not count."""
+    if ignored is None:
+        return values, valid
+    counts: NDArray[np.bool_] = values != ignored
+    return np.where(counts, values, 0), counts if valid is None else counts & valid
 
 
 def _valid(image: Image, ignore: Image) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -35,9 +36,17 @@ Maker = Callable[[Path], bytes | None]
 _MAKERS: list[tuple[str, type[Df2ServeError], Maker]] = []
 
 
-def hostile_inputs(folder: Path) -> list[tuple[str, Path, type[Df2ServeError]]]:
+class Hostile(NamedTuple):
+    """An input and the class of the error that it must give."""
+
+    name: str
+    path: Path
+    error: type[Df2ServeError]
+
+
+def hostile_inputs(folder: Path) -> list[Hostile]:
     """Write every kind into a folder; return names, paths and the errors that they must give."""
-    return [(name, _make(folder, name, maker), error) for name, error, maker in _MAKERS]
+    return [Hostile(name, _make(folder, name, maker), error) for name, error, maker in _MAKERS]
 
 
 def hostile_names() -> list[str]:
@@ -118,6 +127,16 @@ def gif_named_png(path):
     stream = io.BytesIO()
     PIL.Image.fromarray(_noise(8, 8)).save(stream, "GIF")
     return stream.getvalue()
+
+
+@_gives(UnsupportedFormatError, ".tif")
+def bmp_named_tif(path):
+    return _encoded("BMP")
+
+
+@_gives(UnsupportedFormatError, ".jpg")
+def webp_named_jpg(path):
+    return _encoded("WEBP")
 
 
 @_gives(UnsupportedFormatError, ".tif")
@@ -612,7 +631,17 @@ def npy_endless_header(path):
 
 @_gives(UnsupportedFormatError)
 def npy_pickle(path):
-    return _npy("(4, 4)", kind="'|O'", data=pickle.dumps([None] * 16))
+    return _npy("(4, 4)", kind="'|O'", data=pickle.dumps(_Payload(path.with_name("was_run"))))
+
+
+class _Payload:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.proof),)
 
 
 @_gives(UnsupportedFormatError)
@@ -665,6 +694,16 @@ def npz_lying_member_size(path):
     return _zip(**{"a.npy": array}).replace(true_size, lie)
 
 
+@_gives(DecodeError)
+def npz_bomb_behind_a_small_member(path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", _npy("(4, 4)", data=b"\0" * 80_000_000))
+    small = len(_npy("(4, 4)", data=b"\0" * 16))
+    true_size = struct.pack("<I", small - 16 + 80_000_000)
+    return stream.getvalue().replace(true_size, struct.pack("<I", small))
+
+
 @_gives(UnsupportedFormatError)
 def zip_of_something_else(path):
     return _zip(**{"readme.txt": b"hello", "../../escape.txt": b"hello"})
@@ -696,6 +735,18 @@ def _zarr(path: Path, *, version: int = 2, dataset: str = "0", **array: object) 
 def zarr_broken_json(path):
     _zarr(path)
     (path / "0/.zarray").write_text('{"shape": [32, 32')
+
+
+@_gives(UnsupportedFormatError)
+def zarr_without_metadata(path):
+    _zarr(path)
+    for metadata in [*path.rglob(".z*")]:
+        metadata.unlink()
+
+
+@_gives(LimitExceededError)
+def zarr_of_too_many_chunks(path):
+    _zarr(path, shape=[1000, 1000], chunks=[1, 1])
 
 
 @_gives(DecodeError)

@@ -6,9 +6,10 @@ import sys
 import time
 import tracemalloc
 
+import numpy as np
 import pytest
 
-from df2serve.errors import DecodeError, Df2ServeError, SourceNotFoundError
+from df2serve.errors import DecodeError, Df2ServeError
 from df2serve.io import read_image, read_image_isolated
 
 SECONDS = 3
@@ -92,13 +93,34 @@ def test_bombs_leave_the_decoder_small(hostile, tmp_path):
     assert peak(*paths) < peak(str(harmless)) + BYTES
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_pickle_would_run(hostile, tmp_path):
+    """What makes its refusal mean something: whoever loads it runs it."""
+    path, _ = hostile.make_hostile(tmp_path, "npy_pickle")
+    np.load(path, allow_pickle=True)
+    assert path.with_name("was_run").is_dir()
+
+
+UNREADABLE = """
+import os, sys
+from df2serve.errors import SourceNotFoundError
+from df2serve.io import read_image
+if os.geteuid() == 0:  # root may read everything
+    os.seteuid(65534)
+try:
+    read_image(sys.argv[1])
+except SourceNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no file modes on this system")
 def test_unreadable(tmp_path):
     path = tmp_path / "secret.png"
     path.write_bytes(b"\x89PNG")
     path.chmod(0)
-    with pytest.raises(SourceNotFoundError, match="Permission denied"):
-        read_image(path)
+    command = [sys.executable, "-c", UNREADABLE, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "secret.png cannot be opened: Permission denied" in result.stdout
 
 
 def test_memory_of_the_process_is_never_shown(hostile, tmp_path):

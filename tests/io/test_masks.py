@@ -95,12 +95,22 @@ def test_colors():
     mask = read_mask(png(picture), kind="classes", num_classes=3, colors=colors)
     assert np.array_equal(mask.classes, expected)
     del colors[0, 0, 250]
-    with pytest.raises(DecodeError, match=r"3 pixels of .* row 2, column 0: \(0, 0, 250\)"):
+    with pytest.raises(DecodeError, match=r"3 pixels of 1 colors .*: \(0, 0, 250\) x 3; add"):
         read_mask(png(picture), kind="classes", num_classes=3, colors=colors)
     with pytest.raises(DecodeError, match=r"the values 2, expected classes 0 to 1"):
         read_mask(png(picture[:2]), kind="classes", num_classes=2, colors=colors)
     with pytest.raises(DecodeError, match=r"has 1 channels; colors= is for masks in RGB"):
         read_mask(png(picture[..., 0]), kind="classes", num_classes=3, colors=colors)
+
+
+def test_unknown_colors_are_counted():
+    picture = np.zeros((6, 7, 3), "u1")
+    for value in range(7):
+        picture[value - 7 :, value] = value
+    with pytest.raises(DecodeError) as caught:
+        read_mask(png(picture), kind="classes", num_classes=2, colors={(0, 0, 0): 0})
+    words = [f"({v}, {v}, {v}) x {7 - v if v > 1 else 6}" for v in range(1, 6)]
+    assert f"pixels of 6 colors without a class: {', '.join(words)}, ...;" in str(caught.value)
 
 
 def test_palette_is_color():
@@ -150,6 +160,29 @@ def test_ignore():
         read_mask(source, kind="binary", ignore=png(ignored[1:]))
 
 
+@pytest.mark.parametrize(("kind", "num_classes"), [("binary", None), ("classes", 3)])
+def test_ignored_value(kind, num_classes):
+    values = FOREGROUND.astype("u1")
+    values[2:4] = 255
+    ignored = np.zeros((20, 30), "u1")
+    ignored[3:5] = 1
+    mask = read_mask(
+        png(values), kind=kind, num_classes=num_classes, ignore_value=255, ignore=png(ignored)
+    )
+    rows = np.arange(20)
+    assert np.array_equal(mask.valid, np.tile(((rows < 2) | (rows > 4))[:, None], 30))
+    assert np.array_equal(mask.classes[mask.valid], FOREGROUND[mask.valid])
+    assert not mask.classes[2:4].any()
+    assert read_mask(png(ignored), kind="binary", ignore_value=255).valid.all()
+
+
+def test_ignored_label():
+    labels = np.arange(12, dtype="i4").reshape(3, 4) - 1
+    mask = read_mask(tiff(labels), kind="instances", ignore_value=-1)
+    assert np.array_equal(mask.valid, labels >= 0)
+    assert np.array_equal(mask.labels, labels.clip(0))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -159,6 +192,11 @@ def test_ignore():
         ({"kind": "instances", "colors": {(0, 0, 0): 0}}, "takes neither"),
         ({"kind": "classes", "num_classes": 1}, "expected 2 to 256"),
         ({"kind": "classes", "num_classes": 257}, "expected 2 to 256"),
+        ({"kind": "binary", "ignore_value": 0}, "which is the background"),
+        (
+            {"kind": "classes", "num_classes": 2, "colors": {}, "ignore_value": 9},
+            "do not go together",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, words):
