@@ -3,14 +3,13 @@
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
-BENCH_INSTALLED := .venv/.bench-installed
 CHECKS := check-style check-format check-layers check-types
 # uv of the machine if it runs, else one of our own
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 UV_INSTALL = $(UV) pip install --quiet --python .venv --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all lint $(CHECKS) bench clean
+.PHONY: help test test-all lint $(CHECKS) clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,20 +34,13 @@ check-layers: $(INSTALLED)
 check-types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
-bench: $(BENCH_INSTALLED) ## run the benchmarks, one after the other
-	set -e; for script in benchmarks/[!_]*.py; do $(PYTHON) "$$script"; done
-
-clean: ## remove what tests, builds and the demo left; the environment stays
-	rm -rf .*_cache .hypothesis build dist demo
+clean: ## remove what tests and builds left; the environment stays
+	rm -rf .*_cache .hypothesis build dist
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt | $(filter .venv-uv/%,$(UV))
 	test -x $(PYTHON) || $(UV) venv --quiet --clear --python '>=3.11,<3.14' .venv
 	$(UV_INSTALL) --editable '.[all]' --group dev
-	touch $@
-
-$(BENCH_INSTALLED): $(INSTALLED)
-	$(UV_INSTALL) --group bench
 	touch $@
 
 .venv-uv/bin/uv:

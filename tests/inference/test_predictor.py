@@ -48,7 +48,7 @@ def test_results_do_not_depend_on_the_batch(ensemble: Ensemble, batch: int) -> N
 
 def test_mistakes_say_what_to_do(ensemble: Ensemble) -> None:
     with pytest.raises(ImageMismatchError, match="2 channels, the ensemble expects 1"):
-        df2serve.predict(df2serve.Image.from_array(np.zeros((2, 9, 9)), axes="CYX").data, ensemble=ensemble, axes="CYX")  # fmt: skip  # noqa: E501
+        df2serve.predict(np.zeros((2, 9, 9)), ensemble=ensemble, axes="CYX")
     closed = df2serve.Predictor(ensemble)
     with pytest.raises(BackendError, match="not open"):
         closed.predict(IMAGE)
