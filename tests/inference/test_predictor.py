@@ -1,18 +1,33 @@
 """The engine against a naive computation of the paper's equations from every sample."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import df2serve
 from df2serve.artifact import Ensemble
+from df2serve.backends import MemberRunner, open_members
 from df2serve.config import RuntimeConfig
-from df2serve.core.augment import views
+from df2serve.core.augment import View, views
+from df2serve.core.mixture import Mixture
+from df2serve.core.tiling import TileSpec, gaussian_window, plan_tiles
 from df2serve.core.uncertainty import predictive_variance
-from df2serve.errors import BackendError, CancelledError, ImageMismatchError
+from df2serve.errors import (
+    BackendError,
+    CancelledError,
+    ImageMismatchError,
+    OutOfMemoryError,
+    SourceNotFoundError,
+    UnsupportedFormatError,
+)
+from df2serve.inference import Progress
 from df2serve.testing import random_ensemble
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+TALL = np.random.default_rng(2).integers(0, 255, (200, 90), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +71,96 @@ def test_mistakes_say_what_to_do(ensemble: Ensemble) -> None:
         predictor.cancel()
         with pytest.raises(CancelledError):
             predictor.predict(IMAGE)
+
+
+class TightMemory:
+    """A real member on a device that holds only so many network inputs at once."""
+
+    def __init__(self, member: MemberRunner, room: int) -> None:
+        self._member = member
+        self._room = room
+        self.info = member.info
+
+    def run_views(self, tiles: np.ndarray, some_views: Sequence[View]) -> Mixture:
+        if len(tiles) * len(some_views) > self._room:
+            message = "full"
+            raise OutOfMemoryError(message)
+        return self._member.run_views(tiles, some_views)
+
+
+@pytest.mark.parametrize("room", [1, 3, 5])
+def test_out_of_memory_halves_the_batch_and_goes_on(ensemble: Ensemble, room: int) -> None:
+    expected = df2serve.predict(TALL, ensemble=ensemble)
+    runtime = RuntimeConfig(batch_size=16)
+    with open_members(ensemble, runtime=runtime, precision="fp32", tile_shape=(64, 64)) as members:
+        tight = [TightMemory(member, room) for member in members]
+        with df2serve.Predictor(ensemble, runtime=runtime, runners=tight) as predictor:
+            prediction = predictor.predict(TALL)
+    assert prediction.summary.batch_size <= room
+    np.testing.assert_allclose(prediction.probs, expected.probs, atol=1e-6)
+    with open_members(ensemble, runtime=runtime, precision="fp32", tile_shape=(64, 64)) as members:
+        none = [TightMemory(member, 0) for member in members]
+        with (
+            df2serve.Predictor(ensemble, runtime=runtime, runners=none) as predictor,
+            pytest.raises(OutOfMemoryError),
+        ):
+            predictor.predict(TALL)
+
+
+@pytest.mark.parametrize("name", ["accurate", "deepflash2", "fast"])
+def test_streamed_rows_equal_one_shot_stitching(ensemble: Ensemble, name: str) -> None:
+    """Against canvases of the image's size, filled tile by tile and divided at the end."""
+    config = df2serve.preset(name)
+    with df2serve.Predictor(ensemble, config=config) as predictor:
+        image = df2serve.Image.from_array(TALL)
+        stream = predictor.stream(image)
+        bands = list(stream)
+        plan = plan_tiles(TALL.shape, (64, 64), config.grid)
+        window = np.multiply.outer(*[gaussian_window(64, config.window_sigma).astype(float)] * 2)
+        blended, weight = np.zeros((3, *TALL.shape)), np.zeros(TALL.shape)
+        for row in range(len(plan.rows)):
+            for column in range(len(plan.columns)):
+                spec = TileSpec(row, column)
+                tile = plan.cut(image.data[0:1, plan.row_span(row), 0 : TALL.shape[1]], spec)
+                normal = (tile[None].astype(np.float32) - 60) / np.float32(40)
+                parts = [runner.run_views(normal, views(4)) for runner in predictor.engine.runners]
+                mean = np.mean([part.mean[0] for part in parts], axis=0)
+                kept = plan.rows.kept[row], plan.columns.kept[column]
+                placed = plan.rows.placed[row], plan.columns.placed[column]
+                blended[:, *placed] += (mean * window)[:, *kept]
+                weight[placed] += window[kept]
+    assert [band.top for band in bands] == np.cumsum([0, *(len(b.mask) for b in bands)])[
+        :-1
+    ].tolist()
+    assert len(bands) > 1
+    streamed = np.concatenate([band.probs for band in bands], axis=1)
+    np.testing.assert_allclose(streamed, blended / weight, atol=1e-6)
+
+
+def test_repeated_runs_are_bitwise_equal(ensemble: Ensemble) -> None:
+    first, second = (df2serve.predict(TALL, ensemble=ensemble) for _ in range(2))
+    assert np.array_equal(first.probs, second.probs)
+    assert np.array_equal(first.total, second.total)
+
+
+def test_one_bad_image_does_not_stop_the_others(ensemble: Ensemble, tmp_path: Path) -> None:
+    good, missing, text = tmp_path / "good.npy", tmp_path / "missing.tif", tmp_path / "text.tif"
+    np.save(good, TALL)
+    text.write_text("not an image")
+    seen: list[Progress] = []
+    with df2serve.Predictor(ensemble) as predictor:
+        outcomes = list(
+            predictor.predict_many(
+                [good, missing, text, good],
+                consume=lambda stream: stream.collect(),
+                listener=seen.append,
+            )
+        )
+    kinds = [type(outcome.error) for outcome in outcomes]
+    assert kinds == [type(None), SourceNotFoundError, UnsupportedFormatError, type(None)]
+    expected = df2serve.predict(TALL, ensemble=ensemble)
+    for outcome in (outcomes[0], outcomes[3]):
+        assert outcome.result is not None
+        assert np.array_equal(outcome.result.probs, expected.probs)
+        assert outcome.result.summary.provenance.source_sha256 is not None
+    assert seen[-1].done == seen[-1].total
