@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from df2serve.backends import RunnerInfo
 from df2serve.config import InferenceConfig
 from df2serve.core.scores import ImageScores
-from df2serve.io import PixelSize
+from df2serve.io import PixelSize, Selection
 from df2serve.types import MaskArray, PixelMap, ProbMap
 
 __all__ = ["Band", "Prediction", "Progress", "Provenance", "Summary"]
@@ -54,6 +54,10 @@ class Provenance:
     image_shape: tuple[int, ...]
     """Axes (C, Y, X)."""
     image_dtype: str
+    image_axes: str | None
+    """The stored axes in order, ``_`` for one of length 1 without a meaning."""
+    selection: Selection
+    """The plane and channels that were taken."""
     pixel_size_um: PixelSize | None
     ensemble_id: str
     ensemble_sha256: str

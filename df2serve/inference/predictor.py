@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +38,6 @@ __all__ = ["ImageSource", "Outcome", "PredictionStream", "Predictor", "predict"]
 
 ImageSource = str | Path | bytes | NDArray[np.generic] | Image
 Listener = Callable[[Progress], None]
-R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -57,8 +56,22 @@ class Outcome(Generic[T]):
 class PredictionStream:
     """The bands of one prediction, from top to bottom; iterate once, then read the summary."""
 
-    def __init__(self, predictor: Predictor, image: Image, listener: Listener | None) -> None:
-        """Prepare; nothing is computed before the first band is asked for."""
+    def __init__(
+        self,
+        predictor: Predictor,
+        image: Image,
+        *,
+        listener: Listener | None,
+        computer: Executor | None,
+    ) -> None:
+        """Prepare; nothing is computed before the first band is asked for.
+
+        Args:
+            predictor: must stay open while bands are taken.
+            image: what to predict.
+            listener: called after each batch of tiles.
+            computer: runs the computation; the thread that takes the bands when absent.
+        """
         self.image = image
         self.shape = (image.shape[1], image.shape[2])
         self.num_classes = predictor.ensemble.manifest.num_classes
@@ -68,7 +81,9 @@ class PredictionStream:
         self._scores = ScoreAccumulator(self.num_classes)
         self._started = time.perf_counter()
         self._created = datetime.now(UTC).isoformat(timespec="seconds")
-        self._bands = self._generate()
+        self._bands = (
+            self._generate() if computer is None else _bands_from(computer, self._generate())
+        )
         self._summary: Summary | None = None
 
     def __iter__(self) -> Iterator[Band]:
@@ -220,6 +235,11 @@ class Predictor:
             ImageMismatchError: the image's channels are not the ensemble's.
             BackendError: the predictor is not open.
         """
+        self._check(image)
+        return PredictionStream(self, image, listener=listener, computer=None)
+
+    def _check(self, image: Image) -> None:
+        """Refuse an image whose channels are not the ensemble's."""
         expected = self.ensemble.manifest.channels
         if image.shape[0] != len(expected):
             names = ", ".join(channel.name for channel in expected)
@@ -228,7 +248,6 @@ class Predictor:
                 f"{len(expected)} ({names}); select channels to match"
             )
             raise ImageMismatchError(message)
-        return PredictionStream(self, image, listener)
 
     def predict(
         self,
@@ -260,15 +279,18 @@ class Predictor:
         opener: Callable[[str | Path], AbstractContextManager[Image]] = open_image,
         listener: Listener | None = None,
     ) -> Iterator[Outcome[T]]:
-        """Predict images one after the other; the next one is opened while one is computed.
+        """Predict images one after the other, while others are being read and written.
 
-        An image that cannot be read, does not fit or cannot be written gives an outcome with its
-        error and does not stop the others.
+        Two images are in work at a time, each in a thread of its own, but only one of them at a
+        time is computed: while one is decoded or consumed, the other has the device. An image
+        that cannot be read, does not fit or cannot be written gives an outcome with its error and
+        does not stop the others.
 
         Args:
             sources: paths.
             consume: takes the stream and makes the result, for example by writing bands to files
-                as they come; ``PredictionStream.collect`` keeps all of it in memory.
+                as they come; ``PredictionStream.collect`` keeps all of it in memory. Two calls may
+                be under way at a time.
             opener: opens a path as an image.
             listener: called after each batch of tiles.
 
@@ -279,18 +301,34 @@ class Predictor:
             CancelledError: see :meth:`cancel`.
             BackendError: members cannot run.
         """
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="df2serve-read") as pool:
-            for source, pending in _one_ahead(pool, sources, lambda s: _enter(opener(s))):
-                try:
-                    image, stack = pending.result()
-                    with stack:
-                        result = consume(self.stream(image, listener=listener))
-                except (CancelledError, BackendError):
-                    raise
-                except Df2ServeError as error:
-                    yield Outcome(source=str(source), result=None, error=error)
-                else:
-                    yield Outcome(source=str(source), result=result, error=None)
+        stopped = Event()
+
+        def report(progress: Progress) -> None:
+            if stopped.is_set():
+                message = "nobody waits for the remaining images"
+                raise CancelledError(message)
+            if listener is not None:
+                listener(progress)
+
+        def work(source: str | Path) -> Outcome[T]:
+            try:
+                with opener(source) as image:
+                    self._check(image)
+                    stream = PredictionStream(self, image, listener=report, computer=computer)
+                    return Outcome(source=str(source), result=consume(stream), error=None)
+            except (CancelledError, BackendError):
+                raise
+            except Df2ServeError as error:
+                return Outcome(source=str(source), result=None, error=error)
+
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="df2serve-compute") as computer,
+            ThreadPoolExecutor(2, thread_name_prefix="df2serve-image") as images,
+        ):
+            try:
+                yield from _two_at_a_time(images, sources, work)
+            finally:
+                stopped.set()
 
     def provenance(self, image: Image, created: str) -> Provenance:
         """Return where a result of this predictor comes from."""
@@ -299,6 +337,8 @@ class Predictor:
             source_sha256=image.sha256,
             image_shape=tuple(image.shape),
             image_dtype=str(image.dtype),
+            image_axes=image.axes,
+            selection=image.selection,
             pixel_size_um=image.pixel_size_um,
             ensemble_id=self.ensemble.manifest.id,
             ensemble_sha256=self.ensemble.sha256,
@@ -354,25 +394,22 @@ def _opened(image: ImageSource, axes: str | None) -> AbstractContextManager[Imag
     return open_image(image, axes=axes)
 
 
-def _enter(context: AbstractContextManager[Image]) -> tuple[Image, ExitStack]:
-    """Enter a context that somebody else leaves by closing the stack."""
-    with ExitStack() as stack:
-        image = stack.enter_context(context)
-        return image, stack.pop_all()
+def _bands_from(computer: Executor, bands: Iterator[Band]) -> Iterator[Band]:
+    """Yield bands that another thread computes, one at a time and only when asked for."""
+    while (band := computer.submit(next, bands, None).result()) is not None:
+        yield band
 
 
-def _one_ahead(
-    pool: ThreadPoolExecutor, items: Iterable[S], work: Callable[[S], R]
-) -> Iterator[tuple[S, Future[R]]]:
-    """Yield items with their futures while the work on the following item has begun."""
-    previous: tuple[S, Future[R]] | None = None
+def _two_at_a_time(pool: Executor, items: Iterable[S], work: Callable[[S], T]) -> Iterator[T]:
+    """Yield results in order while the work on the following item has begun."""
+    pending: Future[T] | None = None
     for item in items:
-        current = (item, pool.submit(work, item))
-        if previous is not None:
-            yield previous
-        previous = current
-    if previous is not None:
-        yield previous
+        following = pool.submit(work, item)
+        if pending is not None:
+            yield pending.result()
+        pending = following
+    if pending is not None:
+        yield pending.result()
 
 
 def _notes(ensemble: Ensemble, image: Image) -> tuple[str, ...]:

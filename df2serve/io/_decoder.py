@@ -66,6 +66,7 @@ def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> An
         channel_names=image.channel_names,
         pixel_size_um=image.pixel_size_um,
         sha256=image.sha256,
+        axes=image.axes,
     )
 
 

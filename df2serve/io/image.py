@@ -52,6 +52,10 @@ class Image:
     """From the file's metadata or from the caller; absent where neither states it."""
     sha256: str | None = None
     """Hash of the file's bytes."""
+    axes: str | None = None
+    """The stored axes in order, ``_`` for one of length 1 without a meaning."""
+    selection: Selection = Selection()
+    """The plane and channels that were taken."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,12 +127,14 @@ class Image:
             raise DecodeError(message)
         require_finite(pixels, source)
         if "C" not in axes:
-            pixels, axes = pixels[None], "C" + axes
+            pixels = pixels[None]
+        order = axes if "C" in axes else "C" + axes
         return cls(
-            data=pixels.transpose([axes.index(letter) for letter in "CYX"]),
+            data=pixels.transpose([order.index(letter) for letter in "CYX"]),
             source=source,
             format="array",
             pixel_size_um=pixel_size_um,
+            axes=axes,
         )
 
 

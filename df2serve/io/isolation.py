@@ -63,6 +63,7 @@ class Answer(BaseModel):
     channel_names: tuple[str, ...] | None
     pixel_size_um: PixelSize | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    axes: Annotated[str, Field(pattern="^[TCZYX_]{2,16}$")] | None
 
 
 _ANSWER: TypeAdapter[Answer | Refusal] = TypeAdapter(Answer | Refusal)
@@ -134,6 +135,8 @@ def read_image_isolated(
         channel_names=answer.channel_names,
         pixel_size_um=pixel_size_um or answer.pixel_size_um,
         sha256=answer.sha256,
+        axes=answer.axes,
+        selection=selection,
     )
 
 

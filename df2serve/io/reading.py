@@ -86,6 +86,8 @@ def open_image(
             channel_names=_names(stored, plane.channels),
             pixel_size_um=pixel_size_um or stored.pixel_size_um,
             sha256=digest,
+            axes="".join(letter or "_" for letter in letters),
+            selection=selection,
         )
 
 

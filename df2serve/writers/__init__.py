@@ -1,1 +1,21 @@
-"""Predictions to files."""
+"""From predictions to files."""
+
+from df2serve.writers._names import relative_names
+from df2serve.writers.folder import ResultFolder, Written, read_results
+from df2serve.writers.records import Record, RunInfo
+from df2serve.writers.tables import failure_row, ranking_rows, score_row, write_table
+from df2serve.writers.tiff import TiffRowWriter
+
+__all__ = [
+    "Record",
+    "ResultFolder",
+    "RunInfo",
+    "TiffRowWriter",
+    "Written",
+    "failure_row",
+    "ranking_rows",
+    "read_results",
+    "relative_names",
+    "score_row",
+    "write_table",
+]

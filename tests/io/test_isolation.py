@@ -68,7 +68,8 @@ def test_same_image(ome_tiff, scratch):
     assert isolated.dtype == direct.dtype
     assert isolated.pixel_size_um == direct.pixel_size_um == PixelSize(y_um=0.5, x_um=0.25)
     assert isolated.channel_names == direct.channel_names == ("RFP", "DAPI")
-    assert (isolated.sha256, isolated.source, isolated.format) == (
+    assert (isolated.axes, isolated.sha256, isolated.source, isolated.format) == (
+        direct.axes,
         direct.sha256,
         direct.source,
         direct.format,
@@ -174,6 +175,7 @@ GOOD = {
     "channel_names": None,
     "pixel_size_um": None,
     "sha256": "0" * 64,
+    "axes": "CYX",
 }
 
 
@@ -205,6 +207,7 @@ def test_answer_is_understood(ome_tiff, take_over):
         (GOOD | {"dtype": "u1,u1", "shape": [1, 1, 3]}, b"123456"),
         (GOOD | {"sha256": "none"}, b"123456"),
         (GOOD | {"pixel_size_um": {"y_um": "wide", "x_um": 1}}, b"123456"),
+        (GOOD | {"axes": "rm -rf"}, b"123456"),
         (GOOD | {"surprise": 1}, b"123456"),
         ({"error": "SystemExit", "message": "x"}, b""),
         ({"error": "annotations", "message": "x"}, b""),

@@ -1,0 +1,288 @@
+"""A folder of results: masks, uncertainty maps, pictures and records, each whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from df2serve.artifact import Ensemble
+from df2serve.config import InferenceConfig
+from df2serve.errors import ConfigError, Df2ServeError, SourceNotFoundError
+from df2serve.inference import Band, PredictionStream
+from df2serve.io import Image
+from df2serve.writers._names import assign_names
+from df2serve.writers._staging import Staging, staging
+from df2serve.writers.preview import Preview
+from df2serve.writers.records import (
+    OutputFile,
+    OutputKind,
+    Record,
+    RunInfo,
+    read_record,
+    read_run,
+)
+from df2serve.writers.tiff import TiffRowWriter
+
+__all__ = ["ResultFolder", "Written", "read_results"]
+
+_RUN = "run.json"
+_PLACES: dict[OutputKind, str] = {
+    "mask": "masks/{}.tif",
+    "uncertainty": "uncertainty/{}.tif",
+    "probabilities": "probabilities/{}.tif",
+    "overlay": "previews/{}.png",
+    "picture": "uncertainty/{}.png",
+}
+_RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One TIFF file of every result."""
+
+    kind: OutputKind
+    take: Callable[[Band], NDArray[Any]]
+    dtype: DTypeLike
+    display_range: tuple[float, float]
+    plane_names: tuple[str, ...] = ()
+    """One per plane; a single plane has none."""
+
+    def open(self, path: Path, shape: tuple[int, int], image: Image) -> TiffRowWriter:
+        return TiffRowWriter(
+            path,
+            shape=(len(self.plane_names), *shape) if self.plane_names else shape,
+            dtype=self.dtype,
+            display_range=self.display_range,
+            pixel_size_um=image.pixel_size_um,
+            plane_names=self.plane_names,
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """The result of one image on disk."""
+
+    record: Record
+    reused: bool
+    """It was there already, and was found to be whole and the result of the same computation."""
+
+
+class ResultFolder:
+    """Writes predictions of one ensemble with one set of settings.
+
+    Example:
+        >>> with Predictor("my_ensemble") as predictor:  # doctest: +SKIP
+        ...     results = ResultFolder("results", predictor.ensemble, predictor.config)
+        ...     images = list_images("images")
+        ...     for outcome in predictor.predict_many(images, consume=results.write):
+        ...         print(outcome.source, outcome.error or outcome.result.record.scores.u)
+    """
+
+    def __init__(
+        self,
+        target: str | Path,
+        ensemble: Ensemble,
+        config: InferenceConfig,
+        *,
+        sources: Sequence[str] = (),
+        resume: bool = False,
+        probabilities: bool = False,
+    ) -> None:
+        """Create the folder, or go on with one.
+
+        Args:
+            target: folder of the results.
+            ensemble: where predictions come from.
+            config: what is computed; that of the predictor.
+            sources: names of all images to come; results of images that share a name without its
+                suffix are told apart from the start.
+            resume: go on with results that exist, and reuse those that are whole and up to date.
+            probabilities: write class probabilities as well.
+
+        Raises:
+            ConfigError: the folder has other content, results but no leave to resume, or results
+                of other settings.
+            OutputError: it cannot be written.
+        """
+        self.target = Path(target)
+        self.run = RunInfo.of(ensemble, config)
+        self._layers = _layers(self.run, probabilities=probabilities)
+        self._records: dict[str, Record] = {}
+        if (self.target / _RUN).is_file():
+            self._adopt(resume=resume)
+        elif self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
+            message = (
+                f"{self.target} exists and holds no results of df2serve; choose a new folder, so "
+                "that nothing in it can be overwritten"
+            )
+            raise ConfigError(message)
+        known = {source: record.name for source, record in self._records.items()}
+        self._names = known | assign_names(sources, known)
+        with staging() as files:
+            content = self.run.model_dump_json(indent=2) + "\n"
+            files.path(self.target / _RUN).write_text(content, encoding="utf-8")
+
+    def write(self, stream: PredictionStream) -> Written:
+        """Take the bands of a prediction and write its files; the record comes last.
+
+        Raises:
+            OutputError: a file cannot be written; nothing of this image changed.
+            InputError: the image cannot be read.
+        """
+        source = stream.image.source
+        if source not in self._names:
+            self._names |= assign_names([source], self._names)
+        record = self._records.get(source)
+        if record is not None and self._is_current(record, stream):
+            return Written(record, reused=True)
+        name = self._names[source]
+        with staging() as files:
+            targets = self._write_pixels(files, name, stream)
+            summary = stream.summary
+            record = Record(
+                name=name,
+                files={
+                    kind: OutputFile(
+                        path=path.relative_to(self.target).as_posix(), sha256=files.sha256(path)
+                    )
+                    for kind, path in targets.items()
+                },
+                scores=summary.scores,
+                provenance=summary.provenance,
+                seconds=summary.seconds,
+                batch_size=summary.batch_size,
+                notes=summary.notes,
+            )
+            content = record.model_dump_json(indent=2) + "\n"
+            files.path(self._record_path(name)).write_text(content, encoding="utf-8")
+        return Written(record, reused=False)
+
+    def _adopt(self, *, resume: bool) -> None:
+        """Take over the results of an earlier run."""
+        if not resume:
+            message = (
+                f"{self.target} holds results; resume to go on with them, or choose a new folder"
+            )
+            raise ConfigError(message)
+        earlier, now = read_run(self.target / _RUN), self.run
+        if earlier.ensemble_sha256 != now.ensemble_sha256:
+            message = (
+                f"{self.target} holds results of ensemble {earlier.ensemble_id} "
+                f"({earlier.ensemble_sha256[:12]}), got {now.ensemble_id} "
+                f"({now.ensemble_sha256[:12]}); choose a new folder"
+            )
+            raise ConfigError(message)
+        if earlier.config != now.config:
+            before, after = earlier.config.model_dump(), now.config.model_dump()
+            changed = ", ".join(
+                f"{key} {before[key]!r} is now {after[key]!r}"
+                for key in after
+                if before[key] != after[key]
+            )
+            message = (
+                f"{self.target} holds results of other settings: {changed}; use the same settings, "
+                "or choose a new folder"
+            )
+            raise ConfigError(message)
+        for path in _record_paths(self.target):
+            try:
+                record = read_record(path)
+            except Df2ServeError:
+                continue  # a damaged record vouches for nothing: the image is computed again
+            self._records[record.provenance.source] = record
+
+    def _is_current(self, record: Record, stream: PredictionStream) -> bool:
+        """Whether a result is what the stream would give, and undamaged."""
+        image, provenance = stream.image, record.provenance
+        same = (
+            image.sha256 is not None
+            and image.sha256 == provenance.source_sha256
+            and image.axes == provenance.image_axes
+            and image.selection == provenance.selection
+            and image.pixel_size_um == provenance.pixel_size_um
+            and all(layer.kind in record.files for layer in self._layers)
+        )
+        return same and all(self._is_whole(file) for file in record.files.values())
+
+    def _is_whole(self, file: OutputFile) -> bool:
+        try:
+            with (self.target / file.path).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+        except OSError:
+            return False
+
+    def _record_path(self, name: str) -> Path:
+        return self.target / _RECORDS / f"{name}.json"
+
+    def _write_pixels(
+        self, files: Staging, name: str, stream: PredictionStream
+    ) -> dict[OutputKind, Path]:
+        """Write everything but the record; return the files' final places."""
+        kinds: list[OutputKind] = [*(layer.kind for layer in self._layers), "overlay", "picture"]
+        targets = {kind: self.target / _PLACES[kind].format(name) for kind in kinds}
+        image = stream.image
+        preview = Preview(
+            image.data,
+            colors=[item.color for item in self.run.classes],
+            largest=self.run.largest_uncertainty,
+        )
+        with ExitStack() as stack:
+            writers = [
+                (
+                    layer.take,
+                    stack.enter_context(
+                        layer.open(files.path(targets[layer.kind]), stream.shape, image)
+                    ),
+                )
+                for layer in self._layers
+            ]
+            for band in stream:
+                for take, writer in writers:
+                    writer.append(take(band))
+                preview.append(band)
+        preview.save_overlay(files.path(targets["overlay"]))
+        preview.save_uncertainty(files.path(targets["picture"]))
+        return targets
+
+
+def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
+    """Read what a folder of results holds, in the order of its records' paths.
+
+    Raises:
+        SourceNotFoundError: the folder holds no results.
+        DecodeError: a record is damaged.
+    """
+    root = Path(folder)
+    if not (root / _RUN).is_file():
+        message = f"{root} holds no results; give a folder that 'df2serve predict' has written"
+        raise SourceNotFoundError(message)
+    return read_run(root / _RUN), [read_record(path) for path in _record_paths(root)]
+
+
+def _layers(run: RunInfo, *, probabilities: bool) -> list[_Layer]:
+    last = len(run.classes) - 1
+    layers = [
+        _Layer("mask", lambda band: band.mask, np.min_scalar_type(last), (0, last)),
+        _Layer("uncertainty", lambda band: band.total, np.float32, (0, run.largest_uncertainty)),
+    ]
+    if probabilities:
+        names = tuple(item.name for item in run.classes)
+        layers.append(_Layer("probabilities", lambda band: band.probs, np.float32, (0, 1), names))
+    return layers
+
+
+def _record_paths(root: Path) -> Iterator[Path]:
+    """Yield the records of a folder; a folder of records that is a link is not followed."""
+    for parent, folders, names in os.walk(root / _RECORDS):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(".json") and not name.startswith("."):
+                yield Path(parent) / name

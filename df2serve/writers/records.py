@@ -1,0 +1,106 @@
+"""What a folder of results says of itself: ``run.json`` and one record per image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import Field, ValidationError
+
+from df2serve.artifact import Ensemble, ReviewThreshold
+from df2serve.artifact.manifest import ClassInfo
+from df2serve.config import Frozen, InferenceConfig, describe_validation_error
+from df2serve.core.scores import ImageScores
+from df2serve.core.uncertainty import maximum_uncertainty
+from df2serve.errors import DecodeError, SourceNotFoundError
+from df2serve.inference import Provenance
+
+__all__ = ["OutputFile", "OutputKind", "Record", "RunInfo", "read_record", "read_run"]
+
+OutputKind: TypeAlias = Literal["mask", "uncertainty", "probabilities", "overlay", "picture"]
+M = TypeVar("M", bound=Frozen)
+
+
+class OutputFile(Frozen):
+    """One file of a result."""
+
+    path: str
+    """Relative to the folder of results, with forward slashes."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(Frozen):
+    """Everything about the result of one image, except its pixels."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    """Name of the result, unique in its folder."""
+    files: dict[OutputKind, OutputFile]
+    """``mask``, ``uncertainty``, on request ``probabilities``; pictures of both for people."""
+    scores: ImageScores
+    provenance: Provenance
+    seconds: float
+    """Wall-clock time of the computation."""
+    batch_size: int
+    """Network inputs per forward pass at the end."""
+    notes: tuple[str, ...]
+    """Remarks for people."""
+
+
+class RunInfo(Frozen):
+    """What all results of a folder have in common."""
+
+    schema_version: Literal[1] = 1
+    ensemble_id: str
+    ensemble_name: str
+    ensemble_sha256: str
+    classes: tuple[ClassInfo, ...]
+    """Classes by their value in the masks."""
+    config: InferenceConfig
+    """What was computed."""
+    threshold: ReviewThreshold | None
+    """U from which on predictions are to be reviewed, if the ensemble carries it."""
+
+    @property
+    def largest_uncertainty(self) -> float:
+        """The largest value that an uncertainty map can take."""
+        return maximum_uncertainty(len(self.classes), self.config.uncertainty_scale)
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, config: InferenceConfig) -> RunInfo:
+        """Describe predictions of an ensemble with these settings."""
+        manifest = ensemble.manifest
+        return cls(
+            ensemble_id=manifest.id,
+            ensemble_name=manifest.name,
+            ensemble_sha256=ensemble.sha256,
+            classes=manifest.classes,
+            config=config,
+            threshold=ensemble.calibration.threshold("u"),
+        )
+
+
+def read_run(path: Path) -> RunInfo:
+    """Read ``run.json``.
+
+    Raises:
+        SourceNotFoundError: it does not exist.
+        DecodeError: it is damaged.
+    """
+    return _read(path, RunInfo)
+
+
+def read_record(path: Path) -> Record:
+    """Read the record of one image; errors are those of :func:`read_run`."""
+    return _read(path, Record)
+
+
+def _read(path: Path, kind: type[M]) -> M:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror or error}"
+        raise SourceNotFoundError(message) from error
+    except ValidationError as error:
+        message = describe_validation_error(f"{path}", error)
+        raise DecodeError(message) from error

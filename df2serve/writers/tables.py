@@ -1,0 +1,113 @@
+"""Tables of scores as CSV and as a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+from df2serve.core.ranking import RankedImage, ScoredImage, rank
+from df2serve.writers._staging import staging
+from df2serve.writers.records import Record, RunInfo
+
+__all__ = ["Row", "failure_row", "ranking_rows", "score_row", "write_table"]
+
+Row = Mapping[str, str | int | float | bool | None]
+
+
+def score_row(record: Record, run: RunInfo) -> Row:
+    """Return the scores of one image under the names of their columns."""
+    scores, provenance = record.scores, record.provenance
+    shares = dict(zip(run.classes, scores.class_fractions, strict=False))
+    return {
+        "name": record.name,
+        "source": provenance.source,
+        "u": scores.u,
+        "needs_review": _needs_review(scores.u, run),
+        "u_epistemic": scores.u_epistemic,
+        "u_class_balanced": scores.u_class_balanced,
+        "one_minus_expected_dice": scores.one_minus_expected_dice,
+        "foreground_fraction": scores.foreground_fraction,
+        **{f"fraction {item.name}": shares.get(item) for item in run.classes[1:]},
+        "empty_prediction": scores.empty_prediction,
+        "height": provenance.image_shape[1],
+        "width": provenance.image_shape[2],
+        "seconds": round(record.seconds, 3),
+        "notes": "; ".join(record.notes),
+        "error": "",
+    }
+
+
+def failure_row(source: str, error: Exception) -> Row:
+    """Return the row of an image that has no result."""
+    return {"source": source, "error": str(error)}
+
+
+def ranking_rows(records: Sequence[Record], run: RunInfo, *, threshold: float | None) -> list[Row]:
+    """Return the review list, the most doubtful image first.
+
+    Args:
+        records: results of one folder.
+        run: what they have in common.
+        threshold: U from which on predictions are to be reviewed.
+    """
+    by_name = {record.name: record for record in records}
+    places = rank((_scored(record) for record in records), threshold=threshold)
+    return [_place_row(place, by_name[place.image.name], run) for place in places]
+
+
+def write_table(rows: Sequence[Row], target: Path) -> tuple[Path, Path]:
+    """Write rows as CSV and as XLSX.
+
+    Args:
+        rows: one mapping per row; columns come in the order in which they appear first.
+        target: path without a suffix.
+
+    Returns:
+        Both files.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    frame = pd.DataFrame(list(rows))
+    files = target.with_name(f"{target.name}.csv"), target.with_name(f"{target.name}.xlsx")
+    with staging() as staged:
+        frame.to_csv(staged.path(files[0]), index=False, encoding="utf-8")
+        _write_sheet(frame, staged.path(files[1]), title=target.name)
+    return files
+
+
+def _write_sheet(frame: pd.DataFrame, path: Path, *, title: str) -> None:
+    """Write a spreadsheet in which text stays text, also where it looks like a formula."""
+    printable = frame.map(
+        lambda value: ILLEGAL_CHARACTERS_RE.sub("?", value) if isinstance(value, str) else value
+    )
+    with path.open("wb") as stream, pd.ExcelWriter(stream, engine="openpyxl") as writer:
+        printable.to_excel(writer, sheet_name=title, index=False, freeze_panes=(1, 0))
+        for row in writer.sheets[title].iter_rows():
+            for cell in row:
+                if cell.data_type == "f":
+                    cell.data_type = "s"
+
+
+def _scored(record: Record) -> ScoredImage:
+    return ScoredImage(
+        name=record.name,
+        score=record.scores.u,
+        empty_prediction=record.scores.empty_prediction,
+        no_valid_pixels=record.scores.no_valid_pixels,
+    )
+
+
+def _place_row(place: RankedImage, record: Record, run: RunInfo) -> Row:
+    row = dict(score_row(record, run)) | {"needs_review": place.needs_review}
+    del row["error"]
+    return {"rank": place.rank, **row, "picture": record.files["overlay"].path}
+
+
+def _needs_review(u: float | None, run: RunInfo) -> bool | None:
+    if run.threshold is None:
+        return None
+    return u is None or u >= run.threshold.value
