@@ -6,7 +6,7 @@ Every default of the package lives here and only here. Models are frozen, unknow
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,6 +39,20 @@ class Frozen(BaseModel):
     """Base of the settings: immutable, no unknown keys, docstrings become field descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    title: ClassVar[str] = "settings"
+    """What error messages call it."""
+
+    def updated(self, **changes: Any) -> Self:
+        """Return a copy with some fields replaced; ``None`` leaves a field as it is.
+
+        Raises:
+            ConfigError: a field is unknown or its value out of range.
+        """
+        values = self.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        try:
+            return self.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(describe_validation_error(self.title, error)) from error
 
 
 # -- normalisation ------------------------------------------------------------------------------
@@ -111,6 +125,7 @@ Grid: TypeAlias = Annotated[OverlapGrid | CentreGrid, Field(discriminator="kind"
 class InferenceConfig(Frozen):
     """What is computed: everything here changes numbers."""
 
+    title: ClassVar[str] = "inference settings"
     preset: PresetName | None = None
     """Preset that this started from, if any."""
     grid: Grid = OverlapGrid()
@@ -128,18 +143,6 @@ class InferenceConfig(Frozen):
     """U of a prediction without foreground: the largest value of its map, or absent."""
     precision: Precision = "fp32"
     """Arithmetic of the networks; ``auto`` takes the fastest type that the device runs natively."""
-
-    def updated(self, **changes: Any) -> InferenceConfig:
-        """Return a copy with some fields replaced; ``None`` leaves a field as it is.
-
-        Raises:
-            ConfigError: a field is unknown or its value out of range.
-        """
-        values = self.model_dump() | {k: v for k, v in changes.items() if v is not None}
-        try:
-            return InferenceConfig.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(describe_validation_error("inference settings", error)) from error
 
 
 PRESETS: Mapping[PresetName, InferenceConfig] = {
@@ -168,6 +171,7 @@ def preset(name: str) -> InferenceConfig:
 class RuntimeConfig(Frozen):
     """Where and how it is computed: nothing here changes numbers beyond rounding."""
 
+    title: ClassVar[str] = "runtime settings"
     backend: Literal["auto", "torch", "onnx"] = "auto"
     """Engine that runs the members."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

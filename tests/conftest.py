@@ -1,7 +1,10 @@
 """Fixtures for every test: no network, no caches of the user, and the real data where it exists."""
 
+import functools
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -38,3 +41,23 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     for name in [name for name in os.environ if name.startswith("DF2SERVE_")]:
         if name not in {"DF2SERVE_DATA", "DF2SERVE_TEST_GPU", "DF2SERVE_CACHE"}:
             monkeypatch.delenv(name)
+
+
+@functools.cache
+def _load_hostile() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hostile", ROOT / "tests/io/hostile.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def hostile() -> ModuleType:
+    """The generator of hostile files, ``tests/io/hostile.py``."""
+    return _load_hostile()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes ``hostile_name`` once for every kind."""
+    if "hostile_name" in metafunc.fixturenames:
+        metafunc.parametrize("hostile_name", _load_hostile().hostile_names())

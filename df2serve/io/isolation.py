@@ -63,7 +63,7 @@ class Answer(BaseModel):
     channel_names: tuple[str, ...] | None
     pixel_size_um: PixelSize | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
-    axes: Annotated[str, Field(pattern="^[TCZYX_]{2,16}$")] | None
+    axes: Annotated[str, Field(pattern="^[TCZYXS_]{2,16}$")] | None
 
 
 _ANSWER: TypeAdapter[Answer | Refusal] = TypeAdapter(Answer | Refusal)

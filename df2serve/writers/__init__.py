@@ -1,6 +1,7 @@
 """From predictions to files."""
 
 from df2serve.writers._names import relative_names
+from df2serve.writers.figures import draw_ranking
 from df2serve.writers.folder import ResultFolder, Written, read_results
 from df2serve.writers.records import Record, RunInfo
 from df2serve.writers.tables import failure_row, ranking_rows, score_row, write_table
@@ -12,6 +13,7 @@ __all__ = [
     "RunInfo",
     "TiffRowWriter",
     "Written",
+    "draw_ranking",
     "failure_row",
     "ranking_rows",
     "read_results",

@@ -261,10 +261,11 @@ def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
         DecodeError: a record is damaged.
     """
     root = Path(folder)
-    if not (root / _RUN).is_file():
+    records = [read_record(path) for path in _record_paths(root)]
+    if not records or not (root / _RUN).is_file():
         message = f"{root} holds no results; give a folder that 'df2serve predict' has written"
         raise SourceNotFoundError(message)
-    return read_run(root / _RUN), [read_record(path) for path in _record_paths(root)]
+    return read_run(root / _RUN), records
 
 
 def _layers(run: RunInfo, *, probabilities: bool) -> list[_Layer]:

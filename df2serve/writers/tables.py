@@ -12,7 +12,7 @@ from df2serve.core.ranking import RankedImage, ScoredImage, rank
 from df2serve.writers._staging import staging
 from df2serve.writers.records import Record, RunInfo
 
-__all__ = ["Row", "failure_row", "ranking_rows", "score_row", "write_table"]
+__all__ = ["Row", "failure_row", "ranked", "ranking_rows", "score_row", "write_table"]
 
 Row = Mapping[str, str | int | float | bool | None]
 
@@ -54,8 +54,13 @@ def ranking_rows(records: Sequence[Record], run: RunInfo, *, threshold: float | 
         threshold: U from which on predictions are to be reviewed.
     """
     by_name = {record.name: record for record in records}
-    places = rank((_scored(record) for record in records), threshold=threshold)
+    places = ranked(records, threshold=threshold)
     return [_place_row(place, by_name[place.image.name], run) for place in places]
+
+
+def ranked(records: Sequence[Record], *, threshold: float | None) -> list[RankedImage]:
+    """Order results by decreasing U; see :func:`df2serve.core.ranking.rank`."""
+    return rank((_scored(record) for record in records), threshold=threshold)
 
 
 def write_table(rows: Sequence[Row], target: Path) -> tuple[Path, Path]:
@@ -71,7 +76,7 @@ def write_table(rows: Sequence[Row], target: Path) -> tuple[Path, Path]:
     Raises:
         OutputError: they cannot be written.
     """
-    frame = pd.DataFrame(list(rows))
+    frame = pd.DataFrame(list(rows)).convert_dtypes()
     files = target.with_name(f"{target.name}.csv"), target.with_name(f"{target.name}.xlsx")
     with staging() as staged:
         frame.to_csv(staged.path(files[0]), index=False, encoding="utf-8")

@@ -1,5 +1,6 @@
 """The engine against a naive computation of the paper's equations from every sample."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from df2serve.errors import (
     SourceNotFoundError,
     UnsupportedFormatError,
 )
-from df2serve.inference import Progress
+from df2serve.inference import PredictionStream, Progress
 from df2serve.testing import random_ensemble
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
@@ -164,3 +165,50 @@ def test_one_bad_image_does_not_stop_the_others(ensemble: Ensemble, tmp_path: Pa
         assert np.array_equal(outcome.result.probs, expected.probs)
         assert outcome.result.summary.provenance.source_sha256 is not None
     assert seen[-1].done == seen[-1].total
+
+
+def test_one_image_is_consumed_while_the_next_is_computed(
+    ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Each of two consumers waits, in the middle of its image, for the other to get there."""
+    np.save(tmp_path / "a.npy", TALL)
+    meeting = threading.Barrier(2, timeout=60)
+
+    def consume(stream: PredictionStream) -> df2serve.Prediction:
+        bands = iter(stream)
+        first = next(bands)
+        meeting.wait()
+        rest = list(bands)
+        return df2serve.Prediction.from_bands([first, *rest], stream.summary)
+
+    with df2serve.Predictor(ensemble) as predictor:
+        outcomes = list(predictor.predict_many([tmp_path / "a.npy"] * 2, consume=consume))
+    expected = df2serve.predict(TALL, ensemble=ensemble)
+    for outcome in outcomes:
+        assert outcome.result is not None
+        assert np.array_equal(outcome.result.probs, expected.probs)
+
+
+def test_whoever_stops_taking_outcomes_stops_the_work(ensemble: Ensemble, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", TALL)
+    finished: list[int] = []
+
+    def consume(stream: PredictionStream) -> None:
+        finished.append(len(list(stream)))
+
+    with df2serve.Predictor(ensemble) as predictor:
+        outcomes = predictor.predict_many([tmp_path / "a.npy"] * 9, consume=consume)
+        assert next(outcomes).error is None
+        outcomes.close()
+        assert len(finished) <= 3
+        assert predictor.predict(IMAGE).mask.shape == IMAGE.shape
+
+
+def test_cancelling_ends_the_whole_series(ensemble: Ensemble, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", TALL)
+    with df2serve.Predictor(ensemble) as predictor:
+        outcomes = predictor.predict_many([tmp_path / "a.npy"] * 9, consume=lambda s: s.collect())
+        next(outcomes)
+        predictor.cancel()
+        with pytest.raises(CancelledError):
+            list(outcomes)

@@ -1,0 +1,201 @@
+"""``df2serve predict``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from df2serve.cli._terminal import AsJson, ImageProgress, print_json, say
+
+if TYPE_CHECKING:
+    from df2serve.backends import RunnerInfo
+    from df2serve.config import InferenceConfig
+    from df2serve.inference import Outcome
+    from df2serve.io import Image, Selection
+    from df2serve.writers import ResultFolder, Written
+
+__all__ = ["predict"]
+
+_reading = partial(typer.Option, rich_help_panel="How images are read")
+_computing = partial(typer.Option, rich_help_panel="What is computed")
+_running = partial(typer.Option, rich_help_panel="Where it is computed")
+
+
+def predict(
+    ensemble: Annotated[Path, typer.Argument(help="Ensemble: a folder or a zip file.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
+    *,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write class probabilities as well.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with results; reuse those that are whole.")
+    ] = False,
+    as_json: AsJson = False,
+    pattern: Annotated[str, _reading(help="Names to take; '**/*' for subfolders too.")] = "*",
+    axes: Annotated[
+        str | None, _reading(help="Axes as stored, letters of TCZYX, where files state none.")
+    ] = None,
+    channels: Annotated[
+        str | None, _reading(help="Channels to take, in this order, such as 0,2.")
+    ] = None,
+    z: Annotated[int | None, _reading(help="Plane, counted from 0.")] = None,
+    t: Annotated[int | None, _reading(help="Time point, counted from 0.")] = None,
+    series: Annotated[int | None, _reading(help="Image series, counted from 0.")] = None,
+    pixel_size: Annotated[
+        float | None, _reading(min=1e-9, help="Side of a pixel in um, whatever files say.")
+    ] = None,
+    untrusted: Annotated[
+        bool, _reading("--untrusted", help="Decode each file in a confined process.")
+    ] = False,
+    preset: Annotated[
+        str | None, _computing(help="accurate, fast or deepflash2; else the ensemble's own.")
+    ] = None,
+    tile: Annotated[int | None, _computing(help="Rows and columns of a tile.")] = None,
+    views: Annotated[int | None, _computing(help="Test-time views: 1, 4 or 8.")] = None,
+    precision: Annotated[str | None, _computing(help="auto, fp32, bf16 or fp16.")] = None,
+    backend: Annotated[str | None, _running(help="auto, torch or onnx.")] = None,
+    device: Annotated[str | None, _running(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    batch_size: Annotated[int | None, _running(help="Network inputs per forward pass.")] = None,
+) -> None:
+    """Segment images, and say how much each result is to be doubted."""
+    from df2serve.artifact import load_ensemble
+    from df2serve.config import RuntimeConfig
+    from df2serve.inference import Predictor
+    from df2serve.io import PixelSize, open_image, read_image_isolated
+    from df2serve.writers import ResultFolder, relative_names
+
+    opened = load_ensemble(ensemble)
+    config = _config(opened.manifest.inference, preset).updated(
+        tile_shape=tile and (tile, tile), views=views, precision=precision
+    )
+    runtime = RuntimeConfig().updated(backend=backend, device=device, batch_size=batch_size)
+    sources = _sources(images, pattern, output)
+    names = relative_names(sources)
+    selection = _selection(channels, z=z, t=t, series=series)
+    size = None if pixel_size is None else PixelSize(pixel_size, pixel_size)
+
+    def opener(path: str | Path) -> AbstractContextManager[Image]:
+        name = names[Path(path)]
+        if untrusted:
+            return nullcontext(
+                read_image_isolated(
+                    path, axes=axes, selection=selection, pixel_size_um=size, name=name
+                )
+            )
+        return open_image(path, axes=axes, selection=selection, pixel_size_um=size, name=name)
+
+    with Predictor(opened, config=config, runtime=runtime) as predictor:
+        results = ResultFolder(
+            output,
+            opened,
+            predictor.config,
+            sources=list(names.values()),
+            resume=resume,
+            probabilities=probabilities,
+        )
+        outcomes = {}
+        with ImageProgress(len(sources)) as progress:
+            for outcome in predictor.predict_many(
+                sources, consume=results.write, opener=opener, listener=progress
+            ):
+                name = names[Path(outcome.source)]
+                outcomes[name] = outcome
+                progress.finish(name)
+        runner = predictor.engine.runners[0].info
+    _report(results, outcomes, runner, as_json=as_json)
+
+
+def _config(recommended: InferenceConfig, name: str | None) -> InferenceConfig:
+    from df2serve.config import preset
+
+    return recommended if name is None else preset(name)
+
+
+def _selection(
+    channels: str | None, *, z: int | None, t: int | None, series: int | None
+) -> Selection:
+    from df2serve.errors import ConfigError
+    from df2serve.io import Selection
+
+    try:
+        chosen = None if channels is None else tuple(int(part) for part in channels.split(","))
+    except ValueError as error:
+        message = f"got --channels {channels!r}; expected numbers from 0, such as 0,2"
+        raise ConfigError(message) from error
+    return Selection(series=series, t=t, z=z, channels=chosen)
+
+
+def _sources(images: Sequence[Path], pattern: str, output: Path) -> list[Path]:
+    """Return all images, each once and none of earlier results."""
+    from df2serve.errors import SourceNotFoundError
+    from df2serve.io import list_images
+
+    found = dict.fromkeys(path for image in images for path in list_images(image, pattern=pattern))
+    results = output.absolute()
+    sources = [path for path in found if not path.absolute().is_relative_to(results)]
+    if not sources:
+        message = f"all images lie in the folder of results {output}; choose another folder"
+        raise SourceNotFoundError(message)
+    return sources
+
+
+def _report(
+    results: ResultFolder,
+    outcomes: Mapping[str, Outcome[Written]],
+    runner: RunnerInfo,
+    *,
+    as_json: bool,
+) -> None:
+    """Write the table of scores, tell what happened, and exit with an error if images failed."""
+    from df2serve.writers import failure_row, score_row, write_table
+
+    failures = {name: outcome.error for name, outcome in outcomes.items() if outcome.error}
+    written = [outcome.result for outcome in outcomes.values() if outcome.result]
+    rows = [score_row(item.record, results.run) for item in written]
+    rows += [failure_row(name, error) for name, error in failures.items()]
+    _, spreadsheet = write_table(rows, results.target / "scores")
+    for name, error in failures.items():
+        say(f"error: {error}" if name in str(error) else f"error: {name}: {error}")
+    if as_json:
+        print_json(
+            {
+                "output": str(results.target),
+                "run": results.run.model_dump(mode="json"),
+                "runner": asdict(runner),
+                "images": rows,
+            }
+        )
+    else:
+        _summarize(results, written, runner, spreadsheet)
+    if failures:
+        sys.exit(max(error.exit_code for error in failures.values()))
+
+
+def _summarize(
+    results: ResultFolder, written: Sequence[Written], runner: RunnerInfo, spreadsheet: Path
+) -> None:
+    """Tell people what is where."""
+    for note in sorted({note for item in written for note in item.record.notes}):
+        say(f"note: {note}")
+    reused = sum(item.reused for item in written)
+    found = f", {reused} of them found finished" if reused else ""
+    typer.echo(
+        f"{len(written)} images{found}: {results.run.ensemble_name}, "
+        f"{runner.backend} on {runner.device} in {runner.precision}"
+    )
+    threshold = results.run.threshold
+    if threshold is not None:
+        scores = [item.record.scores.u for item in written]
+        doubtful = sum(u is None or u >= threshold.value for u in scores)
+        typer.echo(f"{doubtful} of {len(written)} need review (U >= {threshold.value:.3f})")
+    typer.echo(f"scores: {spreadsheet}")
+    typer.echo(f"review list: df2serve rank {results.target}")
