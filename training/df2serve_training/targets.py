@@ -1,0 +1,102 @@
+"""What a network is to learn of a mask, at the resolution that it is trained at."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from df2serve.io import ClassMask, InstanceMask
+
+__all__ = ["IGNORED", "separate_instances", "training_target", "zoom_out_image", "zoom_out_mask"]
+
+IGNORED: Final = 255
+"""Value of target pixels that do not count."""
+
+
+def training_target(mask: ClassMask | InstanceMask) -> NDArray[np.uint8]:
+    """Return class indices, axes (Y, X), with ``IGNORED`` where pixels do not count.
+
+    Touching instances are separated by background, see :func:`separate_instances`.
+    """
+    classes = mask.classes if isinstance(mask, ClassMask) else separate_instances(mask.labels)
+    target = classes.astype(np.uint8)
+    if mask.valid is not None:
+        target[~mask.valid] = IGNORED
+    return target
+
+
+def separate_instances(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return the foreground of instances with a ridge of background where they touch.
+
+    Args:
+        labels: instances, axes (Y, X), 0 = background.
+
+    Returns:
+        True inside of instances, except for pixels of instance j that have an instance i < j among
+        their eight neighbors: the instance with the higher label yields.
+
+    Source:
+        Falk et al. 2019, U-Net for cell counting; deepflash2 ``preprocess_mask``, without its
+        overflow above label 32767.
+
+    Example:
+        >>> separate_instances(np.array([[1, 1, 2, 2, 0, 3]], np.int32)).astype(int).tolist()
+        [[1, 1, 0, 1, 0, 1]]
+    """
+    unlabeled = np.iinfo(labels.dtype).max
+    lowest = ndimage.minimum_filter(np.where(labels == 0, unlabeled, labels), 3, mode="nearest")
+    foreground: NDArray[np.bool_] = (labels > 0) & (lowest == labels)
+    return foreground
+
+
+def zoom_out_image(pixels: NDArray[Any], factor: float) -> NDArray[Any]:
+    """Return an image at a coarser resolution, each pixel the mean of those it covers.
+
+    Args:
+        pixels: intensities, axes (C, Y, X).
+        factor: pixels of the image per new pixel, along each axis, 1 or more.
+
+    Returns:
+        Intensities in the same type, integers rounded, axes (C, int(Y / factor), int(X / factor)).
+
+    Example:
+        >>> zoom_out_image(np.array([[[0, 2, 9], [4, 6, 9], [9, 9, 9]]], np.uint8)[:, :2, :2], 2)
+        array([[[3]]], dtype=uint8)
+    """
+    if factor == 1:
+        return pixels
+    height, width = (len(places) for places in _centers(pixels.shape[1:], factor))
+    planes = [
+        PIL.Image.fromarray(plane.astype(np.float32)).resize(
+            (width, height), PIL.Image.Resampling.BOX
+        )
+        for plane in pixels
+    ]
+    coarse = np.stack([np.asarray(plane) for plane in planes])
+    return (coarse if pixels.dtype.kind == "f" else np.rint(coarse)).astype(pixels.dtype)
+
+
+def zoom_out_mask(plane: NDArray[Any], factor: float) -> NDArray[Any]:
+    """Return a mask (Y, X) at a coarser resolution, each pixel the one at its center.
+
+    Example:
+        >>> zoom_out_mask(np.arange(16).reshape(4, 4), 2).tolist()
+        [[5, 7], [13, 15]]
+    """
+    if factor == 1:
+        return plane
+    rows, columns = _centers(plane.shape, factor)
+    return plane[np.ix_(rows, columns)]
+
+
+def _centers(shape: tuple[int, ...], factor: float) -> list[NDArray[np.intp]]:
+    """Return which rows and which columns lie at the centers of coarser pixels."""
+    counts = [max(1, int(length / factor)) for length in shape]
+    return [
+        ((np.arange(count) + 0.5) * (length / count)).astype(np.intp)
+        for length, count in zip(shape, counts, strict=True)
+    ]
