@@ -9,10 +9,13 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 UV_INSTALL = $(UV) pip install --quiet --python .venv --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all lint $(CHECKS) clean
+.PHONY: help demo bench test test-all lint $(CHECKS) clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: $(INSTALLED) ## fit, predict and rank generated images, then name the table and the pictures
+	.venv/bin/df2serve demo
 
 test: $(INSTALLED) ## run the fast tests
 	$(PYTHON) -m pytest -m "not slow and not parity"
@@ -34,6 +37,9 @@ check-layers: $(INSTALLED)
 check-types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
+bench: .venv/.bench-installed ## measure against other packages; results go to benchmarks/results
+	for script in benchmarks/[!_]*.py; do $(PYTHON) $$script || exit 1; done
+
 clean: ## remove what tests and builds left; the environment stays
 	rm -rf .*_cache .hypothesis build dist
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -41,6 +47,10 @@ clean: ## remove what tests and builds left; the environment stays
 $(INSTALLED): pyproject.toml constraints.txt | $(filter .venv-uv/%,$(UV))
 	test -x $(PYTHON) || $(UV) venv --quiet --clear --python '>=3.11,<3.14' .venv
 	$(UV_INSTALL) --editable '.[all]' --group dev
+	touch $@
+
+.venv/.bench-installed: $(INSTALLED)
+	$(UV_INSTALL) --group bench
 	touch $@
 
 .venv-uv/bin/uv:

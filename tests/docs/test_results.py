@@ -1,0 +1,46 @@
+"""The description of results names exactly what is written."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from df2serve import Image, Predictor
+from df2serve.testing import random_ensemble
+from df2serve.writers import ResultFolder, ranking_rows, score_row, write_table
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs")
+    ensemble = random_ensemble(folder / "ens", members=1, channels=1, classes=2, tile=64)
+    with Predictor(ensemble) as predictor:
+        target = ResultFolder(folder / "out", ensemble, predictor.config, probabilities=True)
+        image = Image.from_array(np.zeros((40, 40)), source="NAME.tif")
+        record = target.write(predictor.stream(image)).record
+    write_table([score_row(record, target.run)], folder / "out/scores")
+    write_table(ranking_rows([record], target.run, threshold=None), folder / "out/ranking")
+    return folder / "out"
+
+
+def test_columns(results: Path) -> None:
+    rows = re.findall(r"^\| (`.*?) \|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    described = [name for row in rows for name in re.findall(r"`(.*?)`", row)]
+    scores = [name.replace("class 1", "CLASS") for name in pd.read_csv(results / "scores.csv")]
+    ranking = [name.replace("class 1", "CLASS") for name in pd.read_csv(results / "ranking.csv")]
+    assert scores == [name for name in described if name not in ("rank", "picture")]
+    assert ranking == [name for name in described if name != "error"]
+
+
+def test_files(results: Path) -> None:
+    described = set(re.findall(r"[\w/]+\.(?:json|tif|png|csv|xlsx)", tree()))
+    written = {path.relative_to(results).as_posix() for path in results.rglob("*.*")}
+    assert written | {"ranking.png"} == described
+
+
+def tree() -> str:
+    return "\n".join(re.findall(r"^    .*", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
