@@ -1,0 +1,237 @@
+"""Several experts' masks to one, pixel by pixel: STAPLE and majority voting.
+
+Masks are class indices with the background at 0; a pixel for which no class wins is undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from jaxtyping import Bool, Float64, Integer
+
+from df2serve.errors import InputError
+from df2serve.types import MaskArray, PixelMap, ProbMap
+from df2serve_training._gt_settings import Undecided
+
+__all__ = ["Fusion", "majority_vote", "staple"]
+
+Stack = Integer[np.ndarray, "r y x"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fusion:
+    """One mask from several, and how it came about."""
+
+    classes: MaskArray
+    """Class indices, axes (Y, X), uint8, 0 = background."""
+    votes: ProbMap
+    """Share of the experts per class, axes (K, Y, X), in [0, 1], summing to 1 over K."""
+    posterior: ProbMap | None
+    """Probability of every class, axes (K, Y, X), summing to 1 over K; absent without a model."""
+    undecided: Bool[np.ndarray, "y x"]
+    """Pixels for which no class won, axes (Y, X)."""
+    confusion: Float64[np.ndarray, "r k k"]
+    """Share of class k that an expert calls j, axes (expert, k, j); zeros where k is absent."""
+    iterations: int
+    """Steps of expectation and maximisation; 0 where nothing is iterated."""
+    converged: bool
+    """Whether the iterations ended by themselves."""
+
+    @property
+    def best_rater(self) -> int:
+        """Index of the expert with the largest trace of the confusion matrix, the first of them."""
+        return int(np.trace(self.confusion, axis1=1, axis2=2).argmax())
+
+
+def majority_vote(
+    masks: Sequence[MaskArray], *, n_classes: int, undecided: Undecided = "background"
+) -> Fusion:
+    """Give every pixel the class that most experts give it; a tie is undecided.
+
+    Args:
+        masks: class indices of each expert, axes (Y, X), in [0, n_classes).
+        n_classes: number of classes K, background included.
+        undecided: what pixels without a winner become.
+
+    Raises:
+        InputError: no masks, masks of several sizes, or values outside [0, n_classes).
+
+    Example:
+        >>> masks = [np.array([[1, 1, 0, 2]]), np.array([[1, 0, 0, 1]]), np.array([[1, 1, 0, 0]])]
+        >>> fusion = majority_vote(masks, n_classes=3)
+        >>> fusion.classes, fusion.undecided
+        (array([[1, 1, 0, 0]], dtype=uint8), array([[False, False, False,  True]]))
+    """
+    stack = _stack(masks, n_classes)
+    counts = np.stack([(stack == k).sum(axis=0) for k in range(n_classes)])
+    tied = (counts == counts.max(axis=0)).sum(axis=0) > 1
+    classes = counts.argmax(axis=0).astype(np.uint8)
+    return _resolved(
+        Fusion(
+            classes=classes,
+            votes=(counts / len(stack)).astype(np.float32),
+            posterior=None,
+            undecided=tied,
+            confusion=_confusion(stack, classes, ~tied, n_classes),
+            iterations=0,
+            converged=True,
+        ),
+        stack,
+        undecided,
+    )
+
+
+def staple(
+    masks: Sequence[MaskArray],
+    *,
+    n_classes: int,
+    max_iterations: int,
+    undecided: Undecided = "background",
+) -> Fusion:
+    """Estimate the truth and every expert's reliability together.
+
+    Two classes go through the binary filter of ITK, more through the one for several labels. Masks
+    that are all equal are the estimate as they are: the binary filter answers NaN to empty ones.
+
+    Args:
+        masks: class indices of each expert, axes (Y, X), in [0, n_classes).
+        n_classes: number of classes K, background included.
+        max_iterations: where the iterations end at the latest; ITK itself knows no end.
+        undecided: what pixels without a winner become.
+
+    Raises:
+        InputError: no masks, masks of several sizes, or values outside [0, n_classes).
+
+    Source:
+        Warfield, Zou and Wells 2004; Rohlfing, Russakoff and Maurer 2003 for several classes.
+
+    Example:
+        >>> first, second = np.zeros((2, 6, 6), np.uint8)
+        >>> first[1:4, 1:4] = second[1:4, 1:5] = 1
+        >>> fusion = staple([first, second, first], n_classes=2, max_iterations=100)
+        >>> np.array_equal(fusion.classes, first), fusion.converged
+        (True, True)
+        >>> fusion.confusion[1].round(3)  # the second expert's false alarms are 3 of 27
+        array([[0.889, 0.111],
+               [0.   , 1.   ]])
+    """
+    stack = _stack(masks, n_classes)
+    voted = majority_vote(masks, n_classes=n_classes)
+    if (stack == stack[0]).all():
+        return Fusion(
+            classes=voted.classes,
+            votes=voted.votes,
+            posterior=voted.votes,
+            undecided=voted.undecided,
+            confusion=voted.confusion,
+            iterations=0,
+            converged=True,
+        )
+    estimate = _binary_staple if n_classes == 2 else _multi_class_staple
+    classes, posterior, confusion, iterations = estimate(stack, n_classes, max_iterations)
+    return _resolved(
+        Fusion(
+            classes=classes.astype(np.uint8),
+            votes=voted.votes,
+            posterior=posterior.astype(np.float32),
+            undecided=classes == n_classes,
+            confusion=confusion,
+            iterations=iterations,
+            converged=iterations < max_iterations,
+        ),
+        stack,
+        undecided,
+    )
+
+
+def _binary_staple(
+    stack: Stack, n_classes: int, max_iterations: int
+) -> tuple[Stack, ProbMap, np.ndarray, int]:
+    """Return classes (``n_classes`` = undecided), posterior, confusion and iterations."""
+    em: Any = sitk.STAPLEImageFilter()  # type: ignore[no-untyped-call]
+    em.SetForegroundValue(1.0)
+    em.SetMaximumIterations(max_iterations)
+    inside: PixelMap = sitk.GetArrayFromImage(
+        em.Execute([sitk.GetImageFromArray(mask) for mask in stack])
+    )
+    classes = np.where(inside == 0.5, n_classes, inside > 0.5)
+    hits, rejections = np.array(em.GetSensitivity()), np.array(em.GetSpecificity())
+    confusion = np.array([[rejections, 1 - rejections], [1 - hits, hits]])
+    return (
+        classes,
+        np.stack([1 - inside, inside]),
+        np.moveaxis(confusion, 2, 0),
+        em.GetElapsedIterations(),
+    )
+
+
+def _multi_class_staple(
+    stack: Stack, n_classes: int, max_iterations: int
+) -> tuple[Stack, ProbMap, np.ndarray, int]:
+    """Return classes (``n_classes`` = undecided), posterior, confusion and iterations."""
+    em: Any = sitk.MultiLabelSTAPLEImageFilter()  # type: ignore[no-untyped-call]
+    em.SetLabelForUndecidedPixels(n_classes)
+    em.SetMaximumNumberOfIterations(max_iterations)
+    iterations: list[None] = []
+    em.AddCommand(sitk.sitkIterationEvent, lambda: iterations.append(None))
+    classes = sitk.GetArrayFromImage(em.Execute([sitk.GetImageFromArray(mask) for mask in stack]))
+    found = int(stack.max()) + 1  # ITK knows no classes above the largest that occurs
+    confusion = np.zeros((len(stack), n_classes, n_classes))
+    for index in range(len(stack)):
+        table = np.reshape(em.GetConfusionMatrix(index), (found + 1, found))
+        confusion[index, :found, :found] = table[:found].T
+    posterior = np.bincount(stack.ravel(), minlength=n_classes) / stack.size
+    posterior = np.broadcast_to(posterior[:, None, None], (n_classes, *stack.shape[1:]))
+    for mask, table in zip(stack, confusion, strict=True):
+        posterior = posterior * table[:, mask]
+    return classes, posterior / posterior.sum(axis=0), confusion, len(iterations)
+
+
+def _resolved(fusion: Fusion, stack: Stack, undecided: Undecided) -> Fusion:
+    """Give undecided pixels a class."""
+    best = stack[fusion.best_rater] if undecided == "best_rater" else 0
+    classes = np.where(fusion.undecided, best, fusion.classes).astype(np.uint8)
+    return Fusion(
+        classes=classes,
+        votes=fusion.votes,
+        posterior=fusion.posterior,
+        undecided=fusion.undecided,
+        confusion=fusion.confusion,
+        iterations=fusion.iterations,
+        converged=fusion.converged,
+    )
+
+
+def _confusion(
+    stack: Stack, classes: MaskArray, decided: np.ndarray, n_classes: int
+) -> Float64[np.ndarray, "r k k"]:
+    """Count what experts call every class of the estimate, as shares of that class."""
+    truth = classes[decided].astype(np.intp) * n_classes
+    counts = np.stack([np.bincount(truth + m[decided], minlength=n_classes**2) for m in stack])
+    counts = counts.reshape(len(stack), n_classes, n_classes)
+    shares: np.ndarray = counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
+    return shares
+
+
+def _stack(masks: Sequence[MaskArray], n_classes: int) -> Stack:
+    """Put the masks into one array, axes (expert, Y, X)."""
+    shapes = sorted({mask.shape for mask in masks})
+    if len(shapes) != 1:
+        found = ", ".join(map(str, shapes)) or "none"
+        message = (
+            f"got {len(masks)} masks of sizes {found}; expected at least one, all of the same "
+            "rows and columns"
+        )
+        raise InputError(message)
+    stack = np.stack(list(masks))
+    if stack.dtype.kind not in "bui" or stack.min() < 0 or stack.max() >= n_classes:
+        message = (
+            f"masks of {stack.dtype} hold values from {stack.min()} to {stack.max()}; expected "
+            f"class indices from 0 to {n_classes - 1}"
+        )
+        raise InputError(message)
+    return stack.astype(np.uint8)
