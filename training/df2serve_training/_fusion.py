@@ -6,7 +6,7 @@ Masks are class indices with the background at 0; a pixel for which no class win
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from df2serve.errors import InputError
 from df2serve.types import MaskArray, PixelMap, ProbMap
 from df2serve_training._gt_settings import Undecided
 
-__all__ = ["Fusion", "majority_vote", "staple"]
+__all__ = ["Fusion", "confusion_matrices", "majority_vote", "staple"]
 
 Stack = Integer[np.ndarray, "r y x"]
 
@@ -45,6 +45,33 @@ class Fusion:
     def best_rater(self) -> int:
         """Index of the expert with the largest trace of the confusion matrix, the first of them."""
         return int(np.trace(self.confusion, axis1=1, axis2=2).argmax())
+
+
+def confusion_matrices(
+    masks: Sequence[MaskArray], truth: MaskArray, *, n_classes: int, decided: np.ndarray
+) -> Float64[np.ndarray, "r k k"]:
+    """Return what every expert calls the pixels of each class of the truth.
+
+    Args:
+        masks: class indices of each expert, axes (Y, X), in [0, n_classes).
+        truth: class indices, axes (Y, X), in [0, n_classes).
+        n_classes: number of classes K, background included.
+        decided: pixels that count, axes (Y, X), bool.
+
+    Returns:
+        Share of class k that the expert calls j, axes (expert, k, j); zeros where k is absent.
+
+    Example:
+        >>> truth, mask = np.array([[0, 0, 1, 1]]), np.array([[0, 1, 1, 1]])
+        >>> confusion_matrices([mask], truth, n_classes=2, decided=np.ones((1, 4), bool))
+        array([[[0.5, 0.5],
+                [0. , 1. ]]])
+    """
+    rows = truth[decided].astype(np.intp) * n_classes
+    counts = np.stack([np.bincount(rows + m[decided], minlength=n_classes**2) for m in masks])
+    counts = counts.reshape(len(masks), n_classes, n_classes)
+    shares: np.ndarray = counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
+    return shares
 
 
 def majority_vote(
@@ -76,7 +103,7 @@ def majority_vote(
             votes=(counts / len(stack)).astype(np.float32),
             posterior=None,
             undecided=tied,
-            confusion=_confusion(stack, classes, ~tied, n_classes),
+            confusion=confusion_matrices(list(stack), classes, n_classes=n_classes, decided=~tied),
             iterations=0,
             converged=True,
         ),
@@ -122,17 +149,11 @@ def staple(
     stack = _stack(masks, n_classes)
     voted = majority_vote(masks, n_classes=n_classes)
     if (stack == stack[0]).all():
-        return Fusion(
-            classes=voted.classes,
-            votes=voted.votes,
-            posterior=voted.votes,
-            undecided=voted.undecided,
-            confusion=voted.confusion,
-            iterations=0,
-            converged=True,
-        )
+        return replace(voted, posterior=voted.votes)
     estimate = _binary_staple if n_classes == 2 else _multi_class_staple
-    classes, posterior, confusion, iterations = estimate(stack, n_classes, max_iterations)
+    classes, joint, confusion, iterations = estimate(stack, n_classes, max_iterations)
+    total = joint.sum(axis=0)  # 0 where experts contradict each other in a way that has no model
+    posterior = np.divide(joint, total, out=voted.votes.astype(np.float64), where=total > 0)
     return _resolved(
         Fusion(
             classes=classes.astype(np.uint8),
@@ -151,7 +172,7 @@ def staple(
 def _binary_staple(
     stack: Stack, n_classes: int, max_iterations: int
 ) -> tuple[Stack, ProbMap, np.ndarray, int]:
-    """Return classes (``n_classes`` = undecided), posterior, confusion and iterations."""
+    """Return classes (``n_classes`` = undecided), joint probability, confusion and iterations."""
     em: Any = sitk.STAPLEImageFilter()  # type: ignore[no-untyped-call]
     em.SetForegroundValue(1.0)
     em.SetMaximumIterations(max_iterations)
@@ -172,7 +193,7 @@ def _binary_staple(
 def _multi_class_staple(
     stack: Stack, n_classes: int, max_iterations: int
 ) -> tuple[Stack, ProbMap, np.ndarray, int]:
-    """Return classes (``n_classes`` = undecided), posterior, confusion and iterations."""
+    """Return classes (``n_classes`` = undecided), joint probability, confusion and iterations."""
     em: Any = sitk.MultiLabelSTAPLEImageFilter()  # type: ignore[no-untyped-call]
     em.SetLabelForUndecidedPixels(n_classes)
     em.SetMaximumNumberOfIterations(max_iterations)
@@ -184,37 +205,18 @@ def _multi_class_staple(
     for index in range(len(stack)):
         table = np.reshape(em.GetConfusionMatrix(index), (found + 1, found))
         confusion[index, :found, :found] = table[:found].T
-    posterior = np.bincount(stack.ravel(), minlength=n_classes) / stack.size
-    posterior = np.broadcast_to(posterior[:, None, None], (n_classes, *stack.shape[1:]))
+    prior = np.bincount(stack.ravel(), minlength=n_classes) / stack.size
+    joint = np.broadcast_to(prior[:, None, None], (n_classes, *stack.shape[1:]))
     for mask, table in zip(stack, confusion, strict=True):
-        posterior = posterior * table[:, mask]
-    return classes, posterior / posterior.sum(axis=0), confusion, len(iterations)
+        joint = joint * table[:, mask]
+    return classes, joint, confusion, len(iterations)
 
 
 def _resolved(fusion: Fusion, stack: Stack, undecided: Undecided) -> Fusion:
     """Give undecided pixels a class."""
     best = stack[fusion.best_rater] if undecided == "best_rater" else 0
     classes = np.where(fusion.undecided, best, fusion.classes).astype(np.uint8)
-    return Fusion(
-        classes=classes,
-        votes=fusion.votes,
-        posterior=fusion.posterior,
-        undecided=fusion.undecided,
-        confusion=fusion.confusion,
-        iterations=fusion.iterations,
-        converged=fusion.converged,
-    )
-
-
-def _confusion(
-    stack: Stack, classes: MaskArray, decided: np.ndarray, n_classes: int
-) -> Float64[np.ndarray, "r k k"]:
-    """Count what experts call every class of the estimate, as shares of that class."""
-    truth = classes[decided].astype(np.intp) * n_classes
-    counts = np.stack([np.bincount(truth + m[decided], minlength=n_classes**2) for m in stack])
-    counts = counts.reshape(len(stack), n_classes, n_classes)
-    shares: np.ndarray = counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
-    return shares
+    return replace(fusion, classes=classes)
 
 
 def _stack(masks: Sequence[MaskArray], n_classes: int) -> Stack:
