@@ -59,7 +59,7 @@ def check_image(
     *,
     majority_px: int,
     settings: GroundTruthSettings,
-) -> list[GroundTruthWarning]:
+) -> tuple[GroundTruthWarning, ...]:
     """Return what is suspicious about one image.
 
     Args:
@@ -98,7 +98,7 @@ def check_image(
             f"STAPLE marks {area} pixels, the majority of the experts {majority_px}: more than "
             f"{settings.max_area_ratio:g} times as many; compare with method 'majority'",
         )
-    return found
+    return tuple(found)
 
 
 def find_mix_ups(
