@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float64, Int64
 from scipy import ndimage, sparse
 
+from df2serve.core._overlap import counted, find_overlaps, require_same_shape
 from df2serve.errors import InputError
 from df2serve.types import AnyLabels, AnyMask, LabelMap, ValidMap
 
@@ -92,10 +92,10 @@ def dice_per_class(
         >>> dice_per_class(np.array([[0, 1, 1, 2]]), np.array([[0, 1, 2, 2]]), n_classes=4)
         (1.0, 0.6666666666666666, 0.6666666666666666, None)
     """
-    _require_same_shape(truth, prediction, valid)
+    require_same_shape(truth, prediction, valid)
     for name, mask in (("truth", truth), ("prediction", prediction)):
         _require_classes(name, mask, n_classes)
-    t, p = _counted(truth, valid), _counted(prediction, valid)
+    t, p = counted(truth, valid), counted(prediction, valid)
     confusion = np.bincount(t.astype(np.intp) * n_classes + p, minlength=n_classes**2)
     confusion = confusion.reshape(n_classes, n_classes)
     sizes = confusion.sum(axis=0) + confusion.sum(axis=1)
@@ -239,24 +239,22 @@ def match_instances(
         >>> strict.true_positives, strict.average_precision
         (1, 0.3333333333333333)
     """
-    _require_same_shape(truth, prediction, valid)
     for threshold in thresholds:
         if not 0 < threshold <= 1:
             message = f"IoU threshold {threshold!r} is out of range; expected 0 < threshold <= 1"
             raise InputError(message)
-    t, t_areas = _number("truth", _counted(truth, valid), min_size)
-    p, p_areas = _number("prediction", _counted(prediction, valid), min_size)
-    rows, columns, iou = _overlaps(t, p, t_areas, p_areas)
+    pairs = find_overlaps(truth, prediction, min_size=min_size, valid=valid)
+    n_truth, n_predicted, iou = len(pairs.truth_areas), len(pairs.predicted_areas), pairs.iou
     counts = []
     for threshold in thresholds:
         near = iou >= threshold
         edges = sparse.csr_array(
-            (near[near], (rows[near], columns[near])), shape=(len(t_areas), len(p_areas))
+            (near[near], (pairs.rows[near], pairs.columns[near])), shape=(n_truth, n_predicted)
         )
         partners = sparse.csgraph.maximum_bipartite_matching(edges)
         n_matches = int(np.count_nonzero(partners >= 0))
         counts.append(
-            MatchCounts(threshold, n_matches, len(p_areas) - n_matches, len(t_areas) - n_matches)
+            MatchCounts(threshold, n_matches, n_predicted - n_matches, n_truth - n_matches)
         )
     return tuple(counts)
 
@@ -281,43 +279,6 @@ def mean_average_precision(matches: Sequence[MatchCounts]) -> float | None:
     return _mean([counts.average_precision for counts in matches])
 
 
-def _number(
-    name: str, labels: np.ndarray, min_size: int
-) -> tuple[np.ndarray, Int64[np.ndarray, " n"]]:
-    """Number instances from 0 in order of their ids, -1 = none or too small; return their areas."""
-    if labels.dtype.kind not in "ui":
-        message = (
-            f"{name} has dtype {labels.dtype}; expected instance labels of an integer type: "
-            "number the components of a mask with label_components first"
-        )
-        raise InputError(message)
-    if labels.size and labels.min() < 0:
-        message = (
-            f"{name} holds the label {labels.min()}; expected 0 = background and positive labels: "
-            "set such pixels to 0, or leave them out through `valid`"
-        )
-        raise InputError(message)
-    if labels.size and labels.max() > labels.size:  # too large to index a table
-        labels = np.unique(np.append(labels, labels.dtype.type(0)), return_inverse=True)[1][:-1]
-    labels = labels.astype(np.intp, copy=False)
-    areas = np.bincount(labels)
-    kept = areas >= max(min_size, 1)
-    kept[:1] = False
-    numbers = np.where(kept, np.cumsum(kept) - 1, -1)
-    return numbers[labels], areas[kept]
-
-
-def _overlaps(
-    t: np.ndarray, p: np.ndarray, t_areas: np.ndarray, p_areas: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, Float64[np.ndarray, " n"]]:
-    """Return truth number, predicted number and IoU of all instances that share pixels."""
-    shared = (t >= 0) & (p >= 0)
-    pixels = np.ones(np.count_nonzero(shared), dtype=np.int64)
-    table = sparse.csr_array((pixels, (t[shared], p[shared])), shape=(len(t_areas), len(p_areas)))
-    rows, columns = table.nonzero()
-    return rows, columns, table.data / (t_areas[rows] + p_areas[columns] - table.data)
-
-
 # -- shared -------------------------------------------------------------------------------------
 
 
@@ -328,28 +289,6 @@ def _share(part: int, whole: int) -> float | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
-
-
-def _counted(raster: np.ndarray, valid: ValidMap | None) -> np.ndarray:
-    """Return the pixels that count, flattened."""
-    return raster.ravel() if valid is None else raster[valid]
-
-
-def _require_same_shape(truth: np.ndarray, prediction: np.ndarray, valid: ValidMap | None) -> None:
-    if truth.shape != prediction.shape:
-        message = (
-            f"truth has shape {truth.shape} and prediction {prediction.shape}; "
-            "expected the same pixels: crop or resize one of them first"
-        )
-        raise InputError(message)
-    if valid is None:
-        return
-    if valid.shape != truth.shape or valid.dtype != np.bool_:
-        message = (
-            f"valid has shape {valid.shape} and dtype {valid.dtype}; "
-            f"expected {truth.shape} and bool: pass a mask that is True where a pixel counts"
-        )
-        raise InputError(message)
 
 
 def _require_classes(name: str, mask: AnyMask, n_classes: int) -> None:
