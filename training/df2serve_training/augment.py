@@ -75,7 +75,7 @@ class Augmenter:
         """
         settings = self._settings
         rng = random_numbers(self._seed, self._member, Purpose.TRANSFORM, number)
-        mirror = np.where(rng.random(2) < 0.5, -1, 1) if settings.flip else np.ones(2)
+        mirror = np.where((rng.random(2) < 0.5) & settings.flip, -1, 1)
         return Variation(
             matrix=_matrix(
                 mirror, _strength(settings.rotation, 0, rng), _strength(settings.zoom, 1, rng)
@@ -115,11 +115,9 @@ class Augmenter:
 def _strength(chance: Chance, neutral: float, rng: np.random.Generator) -> float:
     """Return a random strength, or the neutral one; takes two random numbers in any case."""
     applied, strength = rng.random(2)
-    return (
-        float(chance.low + strength * (chance.high - chance.low))
-        if (applied < chance.probability)
-        else neutral
-    )
+    if applied >= chance.probability:
+        return neutral
+    return float(chance.low + strength * (chance.high - chance.low))
 
 
 def _matrix(mirror: NDArray[np.float64], degrees: float, zoom: float) -> NDArray[np.float64]:

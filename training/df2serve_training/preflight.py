@@ -113,7 +113,7 @@ def _check(pair: FilePair, settings: DataSettings) -> _Checked:
         try:
             read[what] = read_file(pair, settings)
         except InputError as error:
-            problems.append(_Finding("files that cannot be used", str(error)))
+            problems.append(_Finding(f"{what} of {pair.name}", str(error)))
     if problems:
         return _Checked(pair.name, problems)
     image: Image = read["image"]
