@@ -1,0 +1,188 @@
+"""The verbs that training adds to the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from df2serve_training.fit import StepReport
+    from df2serve_training.ground_truth import GroundTruthReport
+
+__all__ = ["gt", "register", "train"]
+
+_WARNINGS_SHOWN = 12
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (gt, train):
+        app.command()(verb)
+
+
+def gt(
+    experts: Annotated[Path, typer.Argument(help="Folder with one folder of masks per expert.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    *,
+    method: Annotated[str | None, typer.Option(help="staple, majority or instance.")] = None,
+    masks: Annotated[str | None, typer.Option(help="binary, classes or instances.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Number of classes, the background included.")
+    ] = None,
+    min_size: Annotated[
+        int | None, typer.Option(help="Pixels from which on an object counts.")
+    ] = None,
+) -> None:
+    """Estimate ground truth from several experts, and how far they agree."""
+    from df2serve_training.ground_truth import GroundTruthSettings, estimate_folder
+
+    settings = GroundTruthSettings().updated(
+        method=method, masks=masks, num_classes=classes, min_size=min_size
+    )
+    with _progress() as bar:
+        task = bar.add_task("estimating", total=None)
+        report = estimate_folder(
+            experts,
+            output,
+            settings=settings,
+            listener=lambda step: bar.update(
+                task, completed=step.done, total=step.total, description=step.source
+            ),
+        )
+    _tell_ground_truth(report, output)
+
+
+def train(
+    images: Annotated[Path, typer.Argument(help="Folder of images.")],
+    masks: Annotated[Path, typer.Argument(help="Folder of masks, named after the images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Ensemble folder to create.")],
+    *,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "default",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting over the recipe's, as training.steps=500."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Title; the folder's name when absent.")] = None,
+    ensemble_license: Annotated[
+        str | None, typer.Option("--license", help="Licence that you choose for the ensemble.")
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="As background,cell; in the order of the mask's values.")
+    ] = None,
+    channel_names: Annotated[str | None, typer.Option(help="As cFOS,NeuN.")] = None,
+    ignore: Annotated[
+        Path | None, typer.Option(help="Folder of masks of pixels that do not count.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV or XLSX file with the column of grouped folds.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Train a k-fold ensemble; the same command goes on after an interruption."""
+    from df2serve_training.ensemble import EnsembleFacts, train_ensemble
+    from df2serve_training.preflight import check_training_set
+    from df2serve_training.recipe import load_recipe
+
+    chosen = load_recipe(recipe, _overrides(setting or []))
+    facts = EnsembleFacts(
+        id=_short(output.name),
+        name=name or output.name,
+        license=ensemble_license,
+        class_names=_listed(class_names),
+        channel_names=_listed(channel_names),
+    )
+    data = check_training_set(
+        images, masks, settings=chosen.data, folds=chosen.folds, ignore=ignore, table=table
+    )
+    for remark in data.remarks:
+        typer.echo(f"note: {remark}", err=True)
+    steps = chosen.num_members * chosen.training.steps
+    with _progress() as bar:
+        task = bar.add_task("training", total=steps)
+        ensemble = train_ensemble(
+            data, output, chosen, facts=facts, device=device, listener=_shown(bar, task)
+        )
+    for member in ensemble.manifest.members:
+        score = member.validation.get("dice")
+        told = "no foreground to score" if score is None else f"out-of-fold Dice {score:.3f}"
+        typer.echo(f"member {member.fold}: {told}")
+    typer.echo(f"ensemble: {output}")
+
+
+def _shown(bar: Progress, task: Any) -> Callable[[StepReport], None]:
+    def show(report: StepReport) -> None:
+        bar.update(
+            task,
+            completed=report.member * report.steps + report.step,
+            description=f"member {report.member}  loss {report.loss:.4f}",
+        )
+
+    return show
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _tell_ground_truth(report: GroundTruthReport, output: Path) -> None:
+    """Tell people how far experts agree, and what to look at."""
+    for warning in report.warnings[:_WARNINGS_SHOWN]:
+        typer.echo(f"warning: {warning.message}", err=True)
+    if len(report.warnings) > _WARNINGS_SHOWN:
+        typer.echo(f"… and {len(report.warnings) - _WARNINGS_SHOWN} more in report.json", err=True)
+    for row in report.summary:
+        dice = "undefined" if row.loo_dice_score is None else f"{row.loo_dice_score:.3f}"
+        typer.echo(f"{row.expert}: Dice {dice} with the estimate of the others")
+    typer.echo(f"{len(report.images)} images: {output}")
+
+
+def _overrides(settings: list[str]) -> dict[str, Any]:
+    """Return ``section.name=value`` as nested mappings; values are those of TOML.
+
+    Raises:
+        ConfigError: a setting has another form.
+    """
+    import tomllib
+
+    from df2serve.errors import ConfigError
+
+    nested: dict[str, Any] = {}
+    for setting in settings:
+        path, found, value = setting.partition("=")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        if not found or not path:
+            message = f"got --set {setting!r}; expected a name and a value, as training.steps=500"
+            raise ConfigError(message)
+        *sections, name = path.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = parsed
+    return nested
+
+
+def _short(name: str) -> str:
+    """Return a name in lower case with nothing but letters, digits, dots and hyphens."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name.lower())
+    return kept.strip("._-")[:96] or "ensemble"
+
+
+def _listed(names: str | None) -> tuple[str, ...]:
+    return () if names is None else tuple(part.strip() for part in names.split(","))
