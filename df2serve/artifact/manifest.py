@@ -1,4 +1,4 @@
-"""``ensemble.json``: everything an ensemble says about itself.
+"""``ensemble.json`` and ``calibration.json``: everything an ensemble says about itself.
 
 The format's rules are in docs/artifact-format.md. Unknown keys are errors; a file is trusted only
 with the size and hash recorded here.
@@ -28,11 +28,18 @@ __all__ = [
     "Calibration",
     "ChannelInfo",
     "ClassInfo",
+    "ExpertRange",
+    "FailureBound",
     "FileEntry",
     "Manifest",
     "Member",
     "PixelSizeInfo",
+    "Reference",
+    "ReferenceKind",
     "ReviewThreshold",
+    "ScorePercentiles",
+    "ShareInterval",
+    "Temperature",
     "WeightsOrigin",
     "build_manifest",
     "parse_calibration",
@@ -167,34 +174,173 @@ class Manifest(Frozen):
         return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+# -- calibration --------------------------------------------------------------------------------
+
+ReferenceKind: TypeAlias = Literal["held_out", "out_of_fold"]
+"""No member saw the image, or it was predicted by the members alone that did not see it. Only
+``held_out`` images tell what the whole ensemble does with new ones."""
+
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+class ShareInterval(Frozen):
+    """A counted share with its 95 % confidence interval."""
+
+    share: Share
+    low: Share
+    high: Share
+
+
 class ReviewThreshold(Frozen):
     """A score from which on predictions are to be reviewed (eq. 8)."""
 
     score: str
     """Name of the risk score, such as ``u``."""
-    value: float
-    """Smallest score of a reference image whose prediction failed."""
+    value: Number
+    """Score of a reference image whose prediction failed; review from here on."""
     metric: str
     """Quality metric that decides what failed, such as ``dice``."""
-    required: float
+    required: Number
     """Quality below which a prediction has failed (τ)."""
     failing: Annotated[int, Field(ge=1)]
-    """Failing reference images; a new failing image escapes with probability 1/(failing + 1)."""
+    """Failing reference images."""
     references: Annotated[int, Field(ge=1)]
     """All reference images."""
-    kind: Literal["held_out", "out_of_fold"]
-    """Whether any member saw the reference images; only ``held_out`` carries the guarantee."""
+    kind: ReferenceKind
+    """What they are; ``out_of_fold`` carries no guarantee."""
+    rank: Annotated[int, Field(ge=1)] = 1
+    """Place of the value among the failing scores, or groups of them; 1 is the smallest."""
+    failing_groups: Annotated[int, Field(ge=1)] | None = None
+    """Groups, such as animals, with failing images; absent where every image stands for itself."""
+    level: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest chance of a new failing image to escape review, ``rank / (n + 1)`` with n failing
+    images or groups; absent where nothing is guaranteed."""
+    selected: Share | None = None
+    """Share of the reference images that would be reviewed."""
+    precision: ShareInterval | None = None
+    """Share of the failing ones among those."""
+
+    @model_validator(mode="after")
+    def _honest(self) -> ReviewThreshold:
+        if self.kind == "out_of_fold" and self.level is not None:
+            message = "out_of_fold references guarantee no level; leave it out"
+            raise ValueError(message)
+        return self
+
+
+class FailureBound(Frozen):
+    """What is known where no reference failed, so that no threshold can be certified."""
+
+    metric: str
+    """Quality metric that decides what failed."""
+    required: Number
+    """Quality that all predictions reached (τ)."""
+    references: Annotated[int, Field(ge=1)]
+    """Reference images."""
+    groups: Annotated[int, Field(ge=1)]
+    """Groups, such as animals, that they belong to."""
+    kind: ReferenceKind
+    bound: Share
+    """Predictions fail at most this often, with 95 % confidence: 3 / ``groups``."""
+
+
+class Reference(Frozen):
+    """An image whose prediction was compared with the truth."""
+
+    name: str
+    image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    kind: ReferenceKind
+    group: str | None = None
+    """What it shares with similar images, such as the animal."""
+    scores: dict[str, Number]
+    """Risk scores by name."""
+    quality: dict[str, Number]
+    """Quality of the prediction by metric; none where prediction and truth are both empty."""
+
+
+class ScorePercentiles(Frozen):
+    """How a score is distributed over the references of one kind."""
+
+    score: str
+    kind: ReferenceKind
+    references: Annotated[int, Field(ge=1)]
+    percents: tuple[Annotated[float, Field(ge=0, le=100)], ...]
+    values: tuple[Number, ...]
+    """Score at each of the percents."""
+
+
+class ExpertRange(Frozen):
+    """Where predictions lie between the experts, image by image."""
+
+    metric: str
+    reference: Literal["estimate", "leave_one_out"]
+    """Whether experts are compared with the truth that they contributed to, or with the estimate of
+    the others."""
+    images: Annotated[int, Field(ge=1)]
+    worst: Share
+    """Mean over images of the worst expert's quality."""
+    mean: Share
+    """Mean over images of the experts' mean quality."""
+    best: Share
+    """Mean over images of the best expert's quality."""
+    below_worst: Share
+    """Share of the images whose prediction is worse than the worst expert."""
+    in_range: Share
+    """Share of the images whose prediction is neither worse nor better than all experts."""
+    above_best: Share
+    """Share of the images whose prediction is better than the best expert."""
+
+
+class Temperature(Frozen):
+    """By how much the probabilities are too sure; measured, and applied nowhere."""
+
+    value: Annotated[float, Field(gt=0)]
+    """Dividing the logits by this gives the best likelihood; more than 1 is too sure."""
+    kind: ReferenceKind
+    pixels: Annotated[int, Field(ge=1)]
+    """Pixels that it was fitted to, in and around objects."""
+    nll_before: Number
+    """Mean negative log-likelihood of the probabilities as they are, in nat."""
+    nll_after: Number
+    ece_before: Share
+    """Expected calibration error of the probabilities as they are, 20 bins."""
+    ece_after: Share
 
 
 class Calibration(Frozen):
     """The content of ``calibration.json``."""
 
     schema_version: Literal[1] = 1
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    """Inference settings of all scores, as in the manifest; scores of others do not compare."""
     thresholds: tuple[ReviewThreshold, ...] = ()
+    failure_bound: FailureBound | None = None
+    """Instead of thresholds, where no reference failed."""
+    references: tuple[Reference, ...] = ()
+    percentiles: tuple[ScorePercentiles, ...] = ()
+    expert_ranges: tuple[ExpertRange, ...] = ()
+    temperature: Temperature | None = None
 
     def threshold(self, score: str) -> ReviewThreshold | None:
         """Return the threshold of a score, if there is one."""
         return next((t for t in self.thresholds if t.score == score), None)
+
+    def reference_scores(self, score: str, kind: ReferenceKind) -> tuple[float, ...]:
+        """Return a score of all references of one kind that have it."""
+        return tuple(
+            reference.scores[score]
+            for reference in self.references
+            if reference.kind == kind and score in reference.scores
+        )
+
+    def to_json(self) -> bytes:
+        """Return the bytes of ``calibration.json``; equal calibrations give equal bytes."""
+        content = self.model_dump(mode="json")
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# -- reading ------------------------------------------------------------------------------------
 
 
 def build_manifest(fields: Mapping[str, object]) -> Manifest:
