@@ -19,7 +19,8 @@ class Annotation:
     classes: MaskArray
     """Class indices, axes (Y, X), uint8, 0 = background."""
     labels: LabelMap
-    """Objects, axes (Y, X), 0 = background; all pixels of an object have one class."""
+    """Objects, axes (Y, X), numbered from 1, 0 = background; an object has one class, or where it
+    touches another no class."""
 
     @classmethod
     def of_classes(cls, classes: MaskArray) -> Annotation:
@@ -37,5 +38,13 @@ class Annotation:
 
     @classmethod
     def of_instances(cls, labels: AnyLabels) -> Annotation:
-        """Take every label for an object of class 1."""
-        return cls((labels > 0).astype(np.uint8), labels.astype(np.int32, copy=False))
+        """Take every label for an object of class 1, and number objects from 1.
+
+        Example:
+            >>> Annotation.of_instances(np.array([[7, 7, 0, 40000]])).labels
+            array([[1, 1, 0, 2]], dtype=int32)
+        """
+        inside = labels > 0
+        numbered = np.zeros(labels.shape, np.int32)
+        numbered[inside] = np.unique(labels[inside], return_inverse=True)[1] + 1
+        return cls(inside.astype(np.uint8), numbered)

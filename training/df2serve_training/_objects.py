@@ -240,7 +240,7 @@ def _winners(claims: _Claims, kept: np.ndarray, n_pixels: int) -> Int64[np.ndarr
 
 
 def _clean(labels: LabelMap, *, smallest: np.ndarray) -> list[int]:
-    """Reduce objects to their largest piece, drop small ones, number them in place from 1.
+    """Reduce objects to their largest piece, drop small ones, number them by their first pixel.
 
     Args:
         labels: matches + 1, axes (Y, X); changed.
@@ -249,19 +249,21 @@ def _clean(labels: LabelMap, *, smallest: np.ndarray) -> list[int]:
     Returns:
         The match of every remaining object, in order.
     """
-    origins: list[int] = []
     for match, box in enumerate(ndimage.find_objects(labels)):
         if box is None:
             continue
         window = labels[box]
         pieces, n_pieces = ndimage.label(window == match + 1)
-        areas = np.bincount(pieces.ravel(), minlength=n_pieces + 1)
-        areas[0] = 0
-        window[pieces > 0] = 0
-        if areas.max() >= smallest[match]:
-            origins.append(match)
-            window[pieces == areas.argmax()] = len(origins)
-    return origins
+        areas = np.bincount(pieces[pieces > 0], minlength=n_pieces + 1)
+        largest = areas.argmax() if areas.max() >= smallest[match] else n_pieces + 1
+        window[(pieces > 0) & (pieces != largest)] = 0
+    found, first = np.unique(labels, return_index=True)
+    first, found = first[found > 0], found[found > 0]
+    origins: Int64[np.ndarray, " o"] = found[np.argsort(first)]
+    numbers = np.zeros(len(smallest) + 1, np.int32)
+    numbers[origins] = np.arange(1, len(origins) + 1)
+    labels[...] = numbers[labels]
+    return [int(origin) - 1 for origin in origins]
 
 
 def _separated(labels: LabelMap, objects: Sequence[FusedObject]) -> MaskArray:

@@ -123,7 +123,8 @@ def _summary(rows: Sequence[AgreementRow]) -> ExpertSummary:
 def _objects(annotation: Annotation, index: int) -> np.ndarray:
     """Return the objects of one class; the class of an object is that of any pixel it kept."""
     class_of = np.zeros(int(annotation.labels.max(initial=0)) + 1, np.uint8)
-    np.maximum.at(class_of, annotation.labels, annotation.classes)
+    inside = annotation.classes > 0
+    class_of[annotation.labels[inside]] = annotation.classes[inside]
     return np.where(class_of[annotation.labels] == index, annotation.labels, 0)
 
 
