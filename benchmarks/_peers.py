@@ -117,8 +117,8 @@ def naive_loop(case: Case) -> NDArray[np.float32]:
 def monai_windows(case: Case) -> NDArray[np.float32]:
     """Run MONAI's sliding windows on every view of the image, member by member.
 
-    MONAI raises the smallest weights of its Gaussian to 0.001; it is given ours instead, at no cost,
-    so that the results can be compared.
+    MONAI raises the smallest weights of its Gaussian to 0.001; it is given ours instead, at no
+    cost, so that the results can be compared.
     """
     image = case.normalized()
     window = case.window()

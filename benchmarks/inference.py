@@ -50,9 +50,10 @@ AS_LOADED = "networks alone, as loaded"
 PEERS = ("loop in the original's style", "MONAI sliding_window_inference", "bioimageio.core blocks")
 READING = """\
 All contenders use the same weights and views. The loop and MONAI have the tiles and the blending
-weights of preset accurate; bioimageio.core has equally many blocks of the same size, keeps the inner
-part of each and does not blend. df2serve and the loop give mask and uncertainty as well; the other two
-are given them by two lines of torch. The last column compares probabilities with preset accurate's."""
+weights of preset accurate; bioimageio.core has equally many blocks of the same size, keeps the
+inner part of each and does not blend. df2serve and the loop give mask and uncertainty as well; the
+other two are given them by two lines of torch. The last column compares probabilities with those of
+preset accurate."""
 
 Run = Callable[[], NDArray[np.float32] | None]
 
@@ -130,7 +131,8 @@ class Result:
         return (
             f"## {work.title}\n\n"
             f"{MEMBERS} members, {len(FLIPS)} flips, image of {work.size} x {work.size} pixels "
-            f"({self.source}), tiles of {work.side} x {work.side} with half overlap.\n\n{markdown_table(header, rows)}"
+            f"({self.source}), tiles of {work.side} x {work.side} with half overlap.\n\n"
+            f"{markdown_table(header, rows)}"
         )
 
     def to_json(self) -> dict[str, object]:
@@ -227,7 +229,8 @@ def report(results: Sequence[Result], *, rounds: int, machine: Machine, other: f
     """Return the whole text."""
     conditions = f"""\
 {machine}. float32. {rounds} interleaved rounds after one that does not count; medians of wall time,
-ratios are medians of the ratios within a round. Other processes used {other:.0%} of all cores' time."""
+ratios are medians of the ratios within a round. Other processes used {other:.0%} of the time of all
+cores."""
     return "\n\n".join(
         ["# Predicting one image", conditions, READING, *(each.to_markdown() for each in results)]
     )
