@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from df2serve.errors import ConfigError
 
@@ -38,7 +38,9 @@ Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 class Frozen(BaseModel):
     """Base of the settings: immutable, no unknown keys, docstrings become field descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
     title: ClassVar[str] = "settings"
     """What error messages call it."""
 
@@ -76,6 +78,13 @@ class PercentileNormalization(Frozen):
     """Percentile that becomes 0."""
     high: Annotated[float, Field(gt=0, le=100)] = 99.8
     """Percentile that becomes 1."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            message = f"low is {self.low}, expected less than high, {self.high}"
+            raise ValueError(message)
+        return self
 
 
 class ImageNormalization(Frozen):

@@ -142,6 +142,9 @@ class Manifest(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
+        if "ensemble.json" in self.files:
+            message = "files lists ensemble.json, which cannot hold its own hash"
+            raise ValueError(message)
         if isinstance(self.normalization, TrainingNormalization):
             counts = {len(self.normalization.means), len(self.normalization.stds)}
             if counts != {len(self.channels)}:

@@ -12,6 +12,7 @@ network from the same files.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, cast
@@ -127,6 +128,7 @@ def create_network(config: Mapping[str, Any]) -> nn.Module:
         known = ", ".join(c.__name__ for c in smp.MODEL_ARCHITECTURES_MAPPING.values())
         message = f"unknown network class {variant or name!r}; expected one of {known}"
         raise ManifestError(message)
+    _require_own_arguments(network_class, arguments)
     try:
         if variant == "deepflash2":
             return DeepFlash2Unet(
@@ -203,6 +205,19 @@ def load_network(config: bytes, weights: bytes) -> nn.Module:
         message = f"the weights of a member do not fit its config.json: {error}"
         raise IntegrityError(message) from error
     return network.eval()
+
+
+def _require_own_arguments(network_class: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Refuse what smp would hand on to timm: files and repositories outside of the ensemble."""
+    named = inspect.signature(network_class).parameters
+    foreign = sorted(set(arguments) - set(named))
+    if foreign or ":" in str(arguments.get("encoder_name")):
+        what = ", ".join(foreign) or f"encoder_name={arguments['encoder_name']!r}"
+        message = (
+            f"cannot build {network_class.__name__} from its config.json: got {what}; expected "
+            "named arguments of the class, and an encoder that smp or timm define"
+        )
+        raise ManifestError(message)
 
 
 def _require_last_stage(network: nn.Module, arguments: Mapping[str, Any]) -> None:

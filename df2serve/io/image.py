@@ -53,7 +53,7 @@ class Image:
     sha256: str | None = None
     """Hash of the file's bytes."""
     axes: str | None = None
-    """The stored axes in order; ``S`` samples of a pixel, ``_`` one of length 1 without a meaning."""
+    """The stored axes in order; ``S`` samples, ``_`` one of length 1 without a meaning."""
     selection: Selection = Selection()
     """The plane and channels that were taken."""
 

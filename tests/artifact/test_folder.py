@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -150,6 +151,9 @@ def test_link_out_of_the_folder_is_refused(tiny: Ensemble, tmp_path: Path) -> No
         ({"members": [{"folder": "members/fold-0"}] * 2}, "share a folder"),
         ({"files": {"/etc/passwd": {"sha256": "0" * 64, "bytes": 1}}}, "plain relative path"),
         ({"tile_shape": [16, 64]}, "tile_shape.0"),
+        ({"normalization": {"kind": "training", "means": [math.nan], "stds": [1]}}, "finite"),
+        ({"normalization": {"kind": "percentile", "low": 50, "high": 50}}, "low is 50.0, expected"),
+        ({"files": {"ensemble.json": {"sha256": "0" * 64, "bytes": 1}}}, "its own hash"),
     ],
 )
 def test_wrong_manifests_name_the_field(tiny: Ensemble, changes: dict, message: str) -> None:

@@ -92,7 +92,10 @@ def test_pretrained_weights_are_never_fetched() -> None:
         ({"_model_class": "os.system"}, "unknown network class 'os.system'; expected one of Unet"),
         ({"_df2serve_network": "other"}, "unknown network class 'other'"),
         ({"encoder_name": "no_such_encoder"}, "cannot build Unet"),
-        ({"surprise": 1}, "cannot build Unet"),
+        ({"surprise": 1}, "cannot build Unet from its config.json: got surprise"),
+        ({"checkpoint_path": "/etc/passwd"}, "got checkpoint_path; expected named"),
+        ({"encoder_name": "tu-hf-hub:a/b"}, "got encoder_name='tu-hf-hub:a/b'"),
+        ({"encoder_name": "tu-local-dir:/etc"}, "got encoder_name='tu-local-dir:/etc'"),
     ],
 )
 def test_wrong_descriptions_are_refused(changes: dict, message: str) -> None:
