@@ -233,17 +233,16 @@ class ReviewThreshold(Frozen):
 
 
 class FailureBound(Frozen):
-    """What is known where no reference failed, so that no threshold can be certified."""
+    """What is known where no held-out reference failed, so that no threshold can be certified."""
 
     metric: str
     """Quality metric that decides what failed."""
     required: Number
     """Quality that all predictions reached (τ)."""
     references: Annotated[int, Field(ge=1)]
-    """Reference images."""
+    """Held-out reference images."""
     groups: Annotated[int, Field(ge=1)]
-    """Groups, such as animals, that they belong to."""
-    kind: ReferenceKind
+    """Groups, such as animals, that they belong to; all images where they have none."""
     bound: Share
     """Predictions fail at most this often, with 95 % confidence: 3 / ``groups``."""
 
