@@ -79,7 +79,8 @@ def test_multi_class_staple_is_the_published_algorithm(seed):
     posterior, confusion = naive_multi_class_staple(masks, 4, fusion.iterations)
     np.testing.assert_allclose(fusion.confusion, confusion, atol=1e-4)
     np.testing.assert_allclose(fusion.posterior, posterior, atol=1e-3)
-    np.testing.assert_array_equal(fusion.classes, fusion.posterior.argmax(axis=0))
+    itk = sitk.MultiLabelSTAPLE([sitk.GetImageFromArray(mask) for mask in masks], 4)
+    np.testing.assert_array_equal(fusion.classes, sitk.GetArrayFromImage(itk))
     assert fusion.converged
     assert (fusion.classes == truth).mean() > max((mask == truth).mean() for mask in masks)
 
@@ -163,6 +164,20 @@ def test_experts_who_contradict_each_other_leave_a_pixel_undecided():
     np.testing.assert_allclose(fusion.posterior[:, 0, 1], [0.5, 0.5, 0, 0])
     taken = staple([second, first], n_classes=4, max_iterations=100, undecided="best_rater")
     np.testing.assert_array_equal(taken.classes, [second, first][taken.best_rater])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_difference_of_two_nested_masks_is_undecided(seed):
+    """Its probability is one half but for rounding, on either side."""
+    inner = np.zeros((40, 50), np.uint8)
+    inner[5 + seed : 20, 7:30] = 1
+    outer = inner.copy()
+    outer[4:25, 6 : 40 + seed] = 1
+    fusion = staple([inner, outer], n_classes=2, max_iterations=100)
+    np.testing.assert_array_equal(fusion.undecided, outer > inner)
+    np.testing.assert_array_equal(fusion.classes, inner)
+    best = staple([inner, outer], n_classes=2, max_iterations=100, undecided="best_rater")
+    np.testing.assert_array_equal(best.classes, [inner, outer][best.best_rater])
 
 
 def test_classes_that_do_not_occur_are_no_obstacle():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,6 +20,9 @@ from df2serve_training._gt_settings import Undecided
 __all__ = ["Fusion", "confusion_matrices", "majority_vote", "staple"]
 
 Stack = Integer[np.ndarray, "r y x"]
+
+_TIE: Final = 1e-6
+"""Classes whose probabilities differ by no more are tied; the iterations leave rounding errors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,13 +97,13 @@ def majority_vote(
         (array([[1, 1, 0, 0]], dtype=uint8), array([[False, False, False,  True]]))
     """
     stack = _stack(masks, n_classes)
-    counts = np.stack([(stack == k).sum(axis=0) for k in range(n_classes)])
+    counts = np.stack([(stack == k).sum(axis=0, dtype=np.uint16) for k in range(n_classes)])
     tied = (counts == counts.max(axis=0)).sum(axis=0) > 1
     classes = counts.argmax(axis=0).astype(np.uint8)
     return _resolved(
         Fusion(
             classes=classes,
-            votes=(counts / len(stack)).astype(np.float32),
+            votes=counts / np.float32(len(stack)),
             posterior=None,
             undecided=tied,
             confusion=confusion_matrices(list(stack), classes, n_classes=n_classes, decided=~tied),
@@ -123,6 +126,8 @@ def staple(
 
     Two classes go through the binary filter of ITK, more through the one for several labels. Masks
     that are all equal are the estimate as they are: the binary filter answers NaN to empty ones.
+    Pixels whose likeliest classes are equally likely are undecided, as where one of two experts'
+    masks holds the other.
 
     Args:
         masks: class indices of each expert, axes (Y, X), in [0, n_classes).
@@ -151,15 +156,15 @@ def staple(
     if (stack == stack[0]).all():
         return replace(voted, posterior=voted.votes)
     estimate = _binary_staple if n_classes == 2 else _multi_class_staple
-    classes, joint, confusion, iterations = estimate(stack, n_classes, max_iterations)
+    joint, confusion, iterations = estimate(stack, n_classes, max_iterations)
     total = joint.sum(axis=0)  # 0 where experts contradict each other in a way that has no model
     posterior = np.divide(joint, total, out=voted.votes.astype(np.float64), where=total > 0)
     return _resolved(
         Fusion(
-            classes=classes.astype(np.uint8),
+            classes=posterior.argmax(axis=0).astype(np.uint8),
             votes=voted.votes,
             posterior=posterior.astype(np.float32),
-            undecided=classes == n_classes,
+            undecided=(posterior >= posterior.max(axis=0) - _TIE).sum(axis=0) > 1,
             confusion=confusion,
             iterations=iterations,
             converged=iterations < max_iterations,
@@ -170,36 +175,30 @@ def staple(
 
 
 def _binary_staple(
-    stack: Stack, n_classes: int, max_iterations: int
-) -> tuple[Stack, ProbMap, np.ndarray, int]:
-    """Return classes (``n_classes`` = undecided), joint probability, confusion and iterations."""
+    stack: Stack, _n_classes: int, max_iterations: int
+) -> tuple[ProbMap, np.ndarray, int]:
+    """Return the joint probability of votes and class, confusion matrices and iterations."""
     em: Any = sitk.STAPLEImageFilter()  # type: ignore[no-untyped-call]
     em.SetForegroundValue(1.0)
     em.SetMaximumIterations(max_iterations)
     inside: PixelMap = sitk.GetArrayFromImage(
         em.Execute([sitk.GetImageFromArray(mask) for mask in stack])
     )
-    classes = np.where(inside == 0.5, n_classes, inside > 0.5)
     hits, rejections = np.array(em.GetSensitivity()), np.array(em.GetSpecificity())
     confusion = np.array([[rejections, 1 - rejections], [1 - hits, hits]])
-    return (
-        classes,
-        np.stack([1 - inside, inside]),
-        np.moveaxis(confusion, 2, 0),
-        em.GetElapsedIterations(),
-    )
+    joint = np.stack([1 - inside, inside])
+    return joint, np.moveaxis(confusion, 2, 0), em.GetElapsedIterations()
 
 
 def _multi_class_staple(
     stack: Stack, n_classes: int, max_iterations: int
-) -> tuple[Stack, ProbMap, np.ndarray, int]:
-    """Return classes (``n_classes`` = undecided), joint probability, confusion and iterations."""
+) -> tuple[ProbMap, np.ndarray, int]:
+    """Return the joint probability of votes and class, confusion matrices and iterations."""
     em: Any = sitk.MultiLabelSTAPLEImageFilter()  # type: ignore[no-untyped-call]
-    em.SetLabelForUndecidedPixels(n_classes)
     em.SetMaximumNumberOfIterations(max_iterations)
     iterations: list[None] = []
     em.AddCommand(sitk.sitkIterationEvent, lambda: iterations.append(None))
-    classes = sitk.GetArrayFromImage(em.Execute([sitk.GetImageFromArray(mask) for mask in stack]))
+    em.Execute([sitk.GetImageFromArray(mask) for mask in stack])
     found = int(stack.max()) + 1  # ITK knows no classes above the largest that occurs
     confusion = np.zeros((len(stack), n_classes, n_classes))
     for index in range(len(stack)):
@@ -209,7 +208,7 @@ def _multi_class_staple(
     joint = np.broadcast_to(prior[:, None, None], (n_classes, *stack.shape[1:]))
     for mask, table in zip(stack, confusion, strict=True):
         joint = joint * table[:, mask]
-    return classes, joint, confusion, len(iterations)
+    return joint, confusion, len(iterations)
 
 
 def _resolved(fusion: Fusion, stack: Stack, undecided: Undecided) -> Fusion:

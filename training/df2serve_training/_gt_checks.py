@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool
 
 from df2serve.config import Frozen
-from df2serve.core.metrics import dice
 from df2serve_training._annotations import Annotation
 from df2serve_training._fusion import Fusion
 from df2serve_training._gt_settings import GroundTruthSettings
@@ -118,17 +117,21 @@ def find_mix_ups(
     Returns:
         One warning per suspect, in their order.
     """
-    best: list[_Likeness] = [_Likeness(0.0, "", None)] * len(suspects)
+    best = [_Likeness(0.0, "", None)] * len(suspects)
+    marked = [np.flatnonzero(suspect.foreground) for suspect in suspects]
     for name, foregrounds in images:
+        sizes = {whose: np.count_nonzero(other) for whose, other in foregrounds.items()}
         for index, suspect in enumerate(suspects):
             for whose in (None, suspect.expert):
                 other = foregrounds.get(whose)
                 if name == suspect.file or other is None:
                     continue
-                if other.shape == suspect.foreground.shape:
-                    score = dice(other, suspect.foreground) or 0.0
-                    if score > best[index].dice:
-                        best[index] = _Likeness(score, name, whose)
+                if other.shape == suspect.foreground.shape:  # few pixels of many are looked at
+                    shared = np.count_nonzero(other.ravel()[marked[index]])
+                    score = 2 * shared / (len(marked[index]) + sizes[whose])
+                    best[index] = max(
+                        best[index], _Likeness(score, name, whose), key=lambda found: found.dice
+                    )
     return [
         _verdict(suspect, likeness, mixed_up)
         for suspect, likeness in zip(suspects, best, strict=True)

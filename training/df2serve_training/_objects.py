@@ -84,32 +84,23 @@ def fuse_instances(
         >>> fusion.labels.tolist(), [(found.votes, found.support) for found in fusion.objects]
         ([[1, 1, 1, 2, 2, 0]], [(3, 3), (2, 3)])
     """
-    shapes = sorted({annotation.labels.shape for annotation in annotations})
-    if len(shapes) != 1:
-        found = ", ".join(map(str, shapes)) or "none"
-        message = (
-            f"got {len(annotations)} annotations of sizes {found}; expected at least one, all of "
-            "the same rows and columns"
-        )
-        raise InputError(message)
+    _require_same_shape(annotations)
     drawn = _Drawn.of(annotations)
     matches = _matches(drawn, match_iou)
     claims = _claims(drawn, matches, tie_breaker)
     support = _support(drawn, matches, claims)
     votes = np.bincount(matches)
     kept = (support >= min_votes * len(annotations)) & (votes >= min_apart * support)
-    winners = _winners(claims, kept, drawn.n_pixels)
-    labels = np.zeros(shapes[0], np.int32)
-    labels[drawn.foreground] = winners + 1
+    labels = np.zeros(drawn.foreground.shape, np.int32)
+    labels[drawn.foreground] = 1 + _winners(claims, kept, drawn.numbers.shape[1])
     sizes = np.bincount(claims.match, minlength=len(votes))
     origins = _clean(labels, smallest=match_iou * sizes)
-    class_votes = np.zeros((len(votes), int(drawn.classes.max(initial=0)) + 1), np.int64)
-    np.add.at(class_votes, (matches, drawn.classes), 1)
-    areas = np.bincount(labels.ravel(), minlength=len(origins) + 1)
+    areas = np.bincount(labels.ravel())
+    classes = _classes(drawn, matches)
     objects = tuple(
         FusedObject(
             label=number,
-            class_index=int(class_votes[origin].argmax()),
+            class_index=int(classes[origin]),
             votes=int(votes[origin]),
             support=int(support[origin]),
             area_px=int(areas[number]),
@@ -148,10 +139,6 @@ class _Drawn:
             classes.append(annotation.classes[foreground][first[1:] - 1].astype(np.int64))
             n_objects += n_found
         return cls(foreground, np.stack(numbers), np.concatenate(owners), np.concatenate(classes))
-
-    @property
-    def n_pixels(self) -> int:
-        return len(self.numbers.T)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +191,7 @@ def _claims(drawn: _Drawn, matches: np.ndarray, tie_breaker: int | None) -> _Cla
     """Return which pixels the experts of each match give to it."""
     votes = np.bincount(matches)
     experts, pixels = np.nonzero(drawn.numbers >= 0)
-    shape = (len(votes), drawn.n_pixels)
+    shape = (len(votes), drawn.numbers.shape[1])
     counts = _counted(matches[drawn.numbers[experts, pixels]], pixels, shape).tocoo()
     match, pixel, share = counts.row, counts.col, counts.data / votes[counts.row]
     won = share > 0.5
@@ -226,6 +213,14 @@ def _support(drawn: _Drawn, matches: np.ndarray, claims: _Claims) -> Int64[np.nd
     supports[drawn.owners, matches] = True
     support: Int64[np.ndarray, " c"] = supports.sum(axis=0)
     return support
+
+
+def _classes(drawn: _Drawn, matches: np.ndarray) -> Int64[np.ndarray, " c"]:
+    """Return the class that most objects of every match have, the lowest of several."""
+    shape = (int(matches.max(initial=-1)) + 1, int(drawn.classes.max(initial=0)) + 1)
+    counts = _counted(matches, drawn.classes, shape).toarray()
+    winners: Int64[np.ndarray, " c"] = counts.argmax(axis=1)
+    return winners
 
 
 def _winners(claims: _Claims, kept: np.ndarray, n_pixels: int) -> Int64[np.ndarray, " p"]:
@@ -274,6 +269,17 @@ def _separated(labels: LabelMap, objects: Sequence[FusedObject]) -> MaskArray:
         touched = (classes == index) & ~separate_instances(np.where(classes == index, labels, 0))
         classes[touched] = 0
     return classes
+
+
+def _require_same_shape(annotations: Sequence[Annotation]) -> None:
+    shapes = sorted({annotation.labels.shape for annotation in annotations})
+    if len(shapes) != 1:
+        found = ", ".join(map(str, shapes)) or "none"
+        message = (
+            f"got {len(annotations)} annotations of sizes {found}; expected at least one, all of "
+            "the same rows and columns"
+        )
+        raise InputError(message)
 
 
 def _counted(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:

@@ -52,8 +52,8 @@ __all__ = [
     "staple",
 ]
 
-_MAX_WORKERS: Final = 8
-"""Images at a time; each needs some hundred bytes per pixel."""
+_MAX_WORKERS: Final = 4
+"""Images at a time; each takes some 160 bytes per pixel, with five experts and two classes."""
 
 
 @dataclass(frozen=True, slots=True)
