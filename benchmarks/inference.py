@@ -20,7 +20,7 @@ os.environ["TQDM_DISABLE"] = "1"  # bioimageio.core would draw a bar for every v
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from _images import cell_image
+from _images import micrographs
 from _peers import FLIPS, Case, CoreBlocks, monai_windows, naive_loop, network_alone
 from _timing import (
     Machine,
@@ -154,7 +154,8 @@ def measure(workload: Workload, rounds: int) -> Result:
     """Run all contenders on one workload."""
     torch.manual_seed(0)
     networks = [workload.build() for _ in range(MEMBERS)]
-    image, source = cell_image(workload.size)
+    micrograph = next(micrographs())
+    image = micrograph.image[:, : workload.size, : workload.size]
     with _contenders(workload, networks, image) as (runs, forwards):
         outputs = {name: run() for name, run in runs.items()}
         timings = interleave(runs, rounds=rounds)
@@ -167,7 +168,7 @@ def measure(workload: Workload, rounds: int) -> Result:
     }
     return Result(
         workload=workload,
-        source=source,
+        source=micrograph.name,
         forwards=forwards,
         deviations={name: (float(d.max()), float(d.mean())) for name, d in differences.items()},
         timings=timings,

@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import tifffile
-from _images import cell_image
+from _images import micrographs
 from _timing import Machine, describe_machine, markdown_table, write_results
 from numpy.typing import NDArray
 
@@ -137,7 +137,7 @@ def draw(peaks: Sequence[Peak]) -> None:
 
 def _write_strip(path: Path, height: int) -> None:
     """Write a strip of repeated cells without holding it in memory."""
-    cells = cell_image(WIDTH)[0][0]
+    cells = next(micrographs()).image[0, :, :WIDTH]
 
     def tiles() -> Iterator[NDArray[np.generic]]:
         for top in range(0, height, FILE_TILE):
