@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from df2serve.testing.contracts import MemberRunnerContract as MemberRunnerContract
     from df2serve.testing.ensembles import random_ensemble as random_ensemble
     from df2serve.testing.ensembles import tiny_network as tiny_network
+    from df2serve.testing.fitted import FITTED_SCENE as FITTED_SCENE
+    from df2serve.testing.fitted import fitted_ensemble as fitted_ensemble
 else:
     import lazy_loader
 
@@ -26,13 +28,16 @@ else:
             ],
             "contracts": ["MemberRunnerContract"],
             "ensembles": ["random_ensemble", "tiny_network"],
+            "fitted": ["FITTED_SCENE", "fitted_ensemble"],
         },
     )
 
 __all__ = [
+    "FITTED_SCENE",
     "CellSample",
     "CellScene",
     "MemberRunnerContract",
+    "fitted_ensemble",
     "generate_cells",
     "generate_ood",
     "random_ensemble",

@@ -11,9 +11,10 @@ from torch import nn
 
 from df2serve.artifact import Ensemble, save_ensemble
 
-__all__ = ["manifest_fields", "random_ensemble", "tiny_network"]
+__all__ = ["CLASS_COLORS", "manifest_fields", "random_ensemble", "tiny_network"]
 
-_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
+CLASS_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
+"""Display colors of classes, background first."""
 
 
 def tiny_network(seed: int, *, channels: int, classes: int) -> nn.Module:
@@ -38,7 +39,8 @@ def manifest_fields(*, channels: int, classes: int, tile: int) -> dict[str, obje
         "id": "tiny",
         "name": "Tiny ensemble",
         "classes": [
-            {"name": name, "color": _COLORS[k % len(_COLORS)]} for k, name in enumerate(names)
+            {"name": name, "color": CLASS_COLORS[k % len(CLASS_COLORS)]}
+            for k, name in enumerate(names)
         ],
         "channels": [{"name": f"channel {c}"} for c in range(channels)],
         "normalization": {
