@@ -13,7 +13,6 @@ __all__ = ["demo"]
 _MEMBERS = 3
 _ORDINARY = 4
 _FIRST_SEED = 1000
-"""Far from the seeds of the images that the ensemble is fitted to."""
 
 
 def demo(
@@ -51,10 +50,10 @@ def _generate(folder: Path) -> None:
     """Write images as ImageJ TIFF with their pixel size."""
     import tifffile
 
-    from df2serve.testing import CellScene, generate_cells, generate_ood
+    from df2serve.testing import FITTED_SCENE, generate_cells, generate_ood
     from df2serve.testing.cells import OOD_KINDS
 
-    scene = CellScene()
+    scene = FITTED_SCENE
     samples = {
         f"ordinary-{i + 1}": generate_cells(scene, _FIRST_SEED + i) for i in range(_ORDINARY)
     }
