@@ -173,7 +173,10 @@ def test_contrast():
 
 def test_noise():
     patch = np.full((2, 200, 200), 30.0)
-    result = varied(patch, low=(0.0, 0.0), high=(100.0, 1000.0), noise=0.02, noise_seed=5)
+    bounds = {"low": (0.0, 0.0), "high": (100.0, 1000.0)}
+    result = varied(patch, noise=0.02, noise_seed=5, **bounds)
+    assert np.array_equal(result, varied(patch, noise=0.02, noise_seed=5, **bounds))
+    assert (result != varied(patch, noise=0.02, noise_seed=6, **bounds)).mean() > 0.99
     added = result - patch
     assert np.allclose(added.std(axis=(1, 2)), [2, 20], rtol=0.02)
     assert np.allclose(added.mean(axis=(1, 2)), 0, atol=[0.05, 0.5])
