@@ -280,6 +280,12 @@ def test_sparse_images_have_a_range(folders):
     assert check(folders).images[0].intensities.high == (9.0,)
 
 
+def test_images_of_one_bit(folders):
+    write(folders / "images/img_0.png", pixels(0) > 100)
+    image = check(folders).images[0]
+    assert (image.dtype, image.intensities.high) == ("bool", (1.0,))
+
+
 def test_files_may_be_read_when_needed(folders):
     settings = {"zoom_out": 2, "masks": "instances"}
     kept, read = check(folders, **settings), check(folders, cache=False, **settings)

@@ -57,7 +57,7 @@ def check_training_set(
         table: CSV or XLSX file with the column of ``folds``.
 
     Raises:
-        SourceNotFoundError: a folder or the table does not exist, or holds no images.
+        SourceNotFoundError: a folder does not exist or holds no images.
         InputError: names every problem and all files that have it.
     """
     pairing = pair_files(images, masks, ignore=ignore, mask_suffix=settings.mask_suffix)
@@ -118,9 +118,9 @@ def _check(pair: FilePair, settings: DataSettings) -> _Checked:
         return _Checked(pair.name, problems)
     image: Image = read["image"]
     mask: ClassMask | InstanceMask = read["mask"]
-    if image.shape[1:] != _plane(mask).shape:
-        sizes = " x ".join(map(str, image.shape[1:])), " x ".join(map(str, _plane(mask).shape))
-        offender = f"{pair.name} ({sizes[0]}, mask {sizes[1]})"
+    (height, width), (rows, columns) = image.shape[1:], _plane(mask).shape
+    if (height, width) != (rows, columns):
+        offender = f"{pair.name} ({height} x {width}, mask {rows} x {columns})"
         return _Checked(pair.name, [_Finding("masks of another size than their image", offender)])
     pixels = label_image(image, mask, settings.zoom_out)
     facts = _facts(pair, image, mask, pixels, settings)
@@ -163,7 +163,7 @@ def _facts(
 
 def _intensity_range(pixels: NDArray[Any]) -> IntensityRange:
     """Return low and high percentiles per channel, or minima and maxima where those coincide."""
-    flat = pixels.reshape(len(pixels), -1)
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
     low, high = np.percentile(flat, _RANGE_PERCENTILES, axis=1)
     sparse = low == high
     low[sparse], high[sparse] = flat[sparse].min(axis=1), flat[sparse].max(axis=1)
