@@ -30,7 +30,7 @@ RECIPE = {
     "schedule": "one cycle",
     "learning_rate": _LEARNING_RATE,
     "loss": "mean of cross-entropy and Dice",
-    "augmentation": "crops, flips, stretched and shifted intensities",
+    "augmentation": "crops, flips",
 }
 """How networks are fitted, for the manifest."""
 
@@ -58,6 +58,7 @@ def fit_folds(
     *,
     steps: int,
     seed: int,
+    vary: bool,
 ) -> None:
     """Fit each network to all images but those of its own fold.
 
@@ -67,13 +68,14 @@ def fit_folds(
         masks: classes, 0 = background.
         steps: optimizer steps.
         seed: of crops and augmentation.
+        vary: whether intensities are stretched and shifted at random.
     """
     fold_of = np.arange(len(images)) % len(networks)
 
     def fit(fold: int) -> None:
         used = fold_of != fold
         rng = np.random.default_rng([seed, fold])
-        crops = _crops(images[used], masks[used], rng)
+        crops = _crops(images[used], masks[used], rng, vary=vary)
         _fit(networks[fold], crops, steps=steps)
 
     with single_threads(len(networks)) as pool:
@@ -100,6 +102,8 @@ def _crops(
     images: Float32[np.ndarray, "n y x c"],
     masks: Int64[np.ndarray, "n y x"],
     rng: np.random.Generator,
+    *,
+    vary: bool,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of flipped crops with changed intensities, axes (N, C, Y, X) and (N, Y, X)."""
     column = (_BATCH_SIZE, 1, 1)
@@ -107,8 +111,10 @@ def _crops(
         rows, columns = (_spans(length, rng) for length in masks.shape[1:])
         numbers = rng.integers(len(images), size=column)
         crops = numbers, rows[:, :, None], columns[:, None, :]
-        stretch, shift = rng.uniform(-1, 1, (2, *column, images.shape[-1])).astype(np.float32)
-        values = images[crops] * np.exp(_STRETCH * stretch) + _SHIFT * shift
+        values = images[crops]
+        if vary:  # all channels alike, so that colors stay what they are
+            stretch, shift = rng.uniform(-1, 1, (2, *column, 1)).astype(np.float32)
+            values = values * np.exp(_STRETCH * stretch) + _SHIFT * shift
         yield torch.from_numpy(values).permute(0, 3, 1, 2), torch.from_numpy(masks[crops])
 
 
