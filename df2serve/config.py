@@ -186,7 +186,7 @@ class RuntimeConfig(Frozen):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Network inputs (tiles times views) per forward pass; chosen by device when absent."""
+    """Network inputs (tiles times views) per forward pass; suited to the device when absent."""
 
 
 # -- decoding -----------------------------------------------------------------------------------

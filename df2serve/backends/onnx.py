@@ -17,7 +17,7 @@ from df2serve.types import TileBatch, TileProbs
 
 __all__ = ["OnnxMemberRunner"]
 
-_PREFERRED_BATCH = {"cpu": 4, "cuda": 16}
+_PREFERRED_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 class OnnxMemberRunner:
@@ -55,7 +55,7 @@ class OnnxMemberRunner:
             backend=f"onnxruntime {ort.__version__}",
             device=f"cuda:{options['device_id']}" if options else "cpu",
             precision="fp32",
-            preferred_batch=_PREFERRED_BATCH[kind],
+            preferred_pixels=_PREFERRED_PIXELS[kind],
         )
 
     @property

@@ -24,8 +24,8 @@ class RunnerInfo:
     """Device in words, such as ``cuda:0 (NVIDIA H100)`` or ``cpu``."""
     precision: str
     """Arithmetic of the network: ``fp32``, ``bf16`` or ``fp16``."""
-    preferred_batch: int
-    """Network inputs per forward pass that suit the device."""
+    preferred_pixels: int
+    """Pixels of network input per forward pass that suit the device."""
 
 
 @runtime_checkable

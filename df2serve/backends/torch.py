@@ -21,7 +21,7 @@ from df2serve.types import TileBatch, TileProbs
 __all__ = ["TorchMemberRunner", "choose_device", "choose_precision"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PREFERRED_BATCH = {"cpu": 4, "cuda": 32, "mps": 8}
+_PREFERRED_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23, "mps": 1 << 21}
 
 
 class TorchMemberRunner:
@@ -46,7 +46,7 @@ class TorchMemberRunner:
             backend=f"torch {torch.__version__}",
             device=_describe(self._device),
             precision=resolved,
-            preferred_batch=_PREFERRED_BATCH[self._device.type],
+            preferred_pixels=_PREFERRED_PIXELS[self._device.type],
         )
         with _memory_errors():
             placed = network.eval().to(device=self._device, dtype=self._dtype)

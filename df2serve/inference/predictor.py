@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from df2serve._version import __version__
 from df2serve.artifact import Ensemble, load_ensemble
-from df2serve.backends import MemberRunner, open_members
+from df2serve.backends import MemberRunner, RunnerInfo, open_members
 from df2serve.config import InferenceConfig, RuntimeConfig, preset
 from df2serve.core.normalize import affine_of
 from df2serve.core.scores import ScoreAccumulator
@@ -193,7 +194,7 @@ class Predictor:
             runners=runners,
             config=self.config,
             num_classes=self.ensemble.manifest.num_classes,
-            batch_size=self.runtime.batch_size or runners[0].info.preferred_batch,
+            batch_size=self.runtime.batch_size or self._suitable_batch(runners[0].info),
             cancel=self._cancel,
         )
         return self
@@ -219,6 +220,10 @@ class Predictor:
             message = "the predictor is not open; use it as 'with Predictor(...) as predictor:'"
             raise BackendError(message)
         return self._engine
+
+    def _suitable_batch(self, info: RunnerInfo) -> int:
+        """Return how many tiles fill a forward pass of the device."""
+        return max(1, info.preferred_pixels // math.prod(self.tile_shape))
 
     def cancel(self) -> None:
         """Stop before the next forward pass; may be called from any thread, and is final."""

@@ -46,7 +46,7 @@ class MemberRunnerContract(ABC):
             assert isinstance(runner, MemberRunner)
             assert isinstance(runner.info, RunnerInfo)
             assert runner.info.precision in {"fp32", "bf16", "fp16"}
-            assert runner.info.preferred_batch >= 1
+            assert runner.info.preferred_pixels >= 1
 
     def test_returns_probabilities(self) -> None:
         with self.create() as runner:
