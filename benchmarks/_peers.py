@@ -68,11 +68,10 @@ class Case:
 
 def network_alone(case: Case, networks: Sequence[nn.Module], layout: torch.memory_format) -> None:
     """Run all forward passes of the plan and nothing else, on one batch again and again."""
-    tiles_at_once = case.batch // len(FLIPS)
     tile = case.normalized()[:, :, : case.side, : case.side]
     batch = tile.repeat(case.batch, 1, 1, 1).contiguous(memory_format=layout)
     with torch.inference_mode():
-        for _ in range(math.ceil(len(case.plan) / tiles_at_once)):
+        for _ in range(math.ceil(len(case.plan) * len(FLIPS) / case.batch)):
             for network in networks:
                 network(batch)
 

@@ -41,16 +41,13 @@ class Timing:
         """Median wall time."""
         return statistics.median(self.wall_s)
 
-    @property
-    def median_cpu_s(self) -> float:
-        """Median processor time."""
-        return statistics.median(self.cpu_s)
-
     def ratio_to(self, other: Timing) -> float:
         """Return the median over rounds of the ratio of wall times within the round."""
-        return statistics.median(
-            mine / theirs for mine, theirs in zip(self.wall_s, other.wall_s, strict=True)
-        )
+        return _median_ratio(self.wall_s, other.wall_s)
+
+    def cpu_ratio_to(self, other: Timing) -> float:
+        """Return the median over rounds of the ratio of processor times within the round."""
+        return _median_ratio(self.cpu_s, other.cpu_s)
 
 
 @dataclass(frozen=True)
@@ -146,6 +143,10 @@ def write_results(name: str, text: str, data: Mapping[str, object]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _median_ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
 
 
 def _processor() -> str:

@@ -316,7 +316,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="hardly fitted; write nothing")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds per variant")
+    parser.add_argument("--threads", type=int, help="threads of torch; all cores when absent")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     effort = QUICK if arguments.quick else FULL
     samples = list(islice(micrographs(), effort.tested + effort.fitted))
     tested, fitted = samples[: effort.tested], samples[effort.tested :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,17 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from df2serve.artifact import Calibration
+    from df2serve_training.evaluate import Evaluation
     from df2serve_training.fit import StepReport
     from df2serve_training.ground_truth import GroundTruthReport
 
-__all__ = ["gt", "register", "train"]
+__all__ = ["evaluate", "gt", "register", "train"]
 
 _WARNINGS_SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (gt, train):
+    for verb in (gt, train, evaluate):
         app.command()(verb)
 
 
@@ -114,6 +117,75 @@ def train(
     typer.echo(f"ensemble: {output}")
 
 
+def evaluate(
+    ensemble: Annotated[Path, typer.Argument(help="Ensemble: a folder or a zip file.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images.")],
+    masks: Annotated[Path, typer.Argument(help="Folder of masks, named after the images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    *,
+    experts: Annotated[
+        Path | None, typer.Option(help="Folder with one folder of masks per expert.")
+    ] = None,
+    ignore: Annotated[
+        Path | None, typer.Option(help="Folder of masks of pixels that do not count.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--masks", help="binary, classes or instances.")
+    ] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Axes as stored, where image files state none.")
+    ] = None,
+    min_size: Annotated[
+        int | None, typer.Option(help="Pixels from which on an object counts.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Quality that decides what failed, such as dice.")
+    ] = None,
+    required: Annotated[
+        float | None, typer.Option(help="A lower quality is a failure: the paper's tau.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Put thresholds and references into the ensemble."),
+    ] = False,
+) -> None:
+    """Compare predictions with masks and with experts; find the threshold for review."""
+    from df2serve.artifact import load_ensemble, with_files
+    from df2serve.config import RuntimeConfig
+    from df2serve_training.calibrate import calibration_of
+    from df2serve_training.evaluate import (
+        EvaluationSettings,
+        evaluate_ensemble,
+        find_labeled_files,
+    )
+    from df2serve_training.settings import DataSettings
+
+    opened = load_ensemble(ensemble)
+    classes = opened.manifest.num_classes
+    described = DataSettings().updated(
+        masks=kind or ("classes" if classes > 2 else "binary"), num_classes=classes, axes=axes
+    )
+    settings = EvaluationSettings().updated(min_size=min_size, metric=metric, required=required)
+    data = find_labeled_files(images, masks, settings=described, experts=experts, ignore=ignore)
+    with _progress() as bar:
+        task = bar.add_task("evaluating", total=len(data.pairs))
+        evaluation = evaluate_ensemble(
+            opened,
+            data,
+            target=output,
+            settings=settings,
+            runtime=RuntimeConfig().updated(device=device),
+            listener=lambda step: bar.update(task, completed=step.done, description=step.source),
+        )
+    _tell_evaluation(evaluation, output)
+    if calibrate:
+        calibration = calibration_of(evaluation, earlier=opened.calibration)
+        content = calibration.model_dump_json(indent=2) + "\n"
+        with_files(opened, {"calibration.json": content.encode()})
+        _tell_threshold(calibration)
+
+
 def _shown(bar: Progress, task: Any) -> Callable[[StepReport], None]:
     def show(report: StepReport) -> None:
         bar.update(
@@ -148,6 +220,29 @@ def _tell_ground_truth(report: GroundTruthReport, output: Path) -> None:
         dice = "undefined" if row.loo_dice_score is None else f"{row.loo_dice_score:.3f}"
         typer.echo(f"{row.expert}: Dice {dice} with the estimate of the others")
     typer.echo(f"{len(report.images)} images: {output}")
+
+
+def _tell_evaluation(evaluation: Evaluation, output: Path) -> None:
+    """Tell people the means with their intervals, and where predictions lie among experts."""
+    for remark in evaluation.remarks:
+        typer.echo(f"note: {remark}", err=True)
+    for row in evaluation.summary:
+        if row.class_name == "mean" and row.mean is not None:
+            interval = "" if row.low is None else f" ({row.low:.3f} to {row.high:.3f})"
+            typer.echo(f"{row.metric}: {row.mean:.3f}{interval}, {row.images} images")
+    places = Counter(row.place for row in evaluation.relative if row.metric == "dice")
+    for place, count in places.most_common():
+        typer.echo(f"{place}: {count / places.total():.0%} of the comparisons by Dice")
+    typer.echo(f"tables and figures: {output}")
+
+
+def _tell_threshold(calibration: Calibration) -> None:
+    threshold = calibration.threshold("u")
+    if threshold is None:
+        typer.echo("no prediction failed, so that there is no threshold for review")
+        return
+    guarantee = "" if threshold.kind == "held_out" else "; without a guarantee (out of fold)"
+    typer.echo(f"review from U >= {threshold.value:.3f}{guarantee}")
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""The benchmarks run, and what they compare is the same computation."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run_quick(name: str, *options: str) -> str:
+    command = [sys.executable, BENCHMARKS / name, "--quick", *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_peers_on_the_same_tiles_give_the_same_probabilities():
+    pytest.importorskip("monai", reason="the benchmarks' libraries are not installed")
+    text = run_quick("inference.py", "--rounds", "1", "--threads", "1")
+    largest = dict(re.findall(r"^\| ([^|]+) \|.* ([\d.e+-]+) / [\d.e+-]+ \|$", text, re.MULTILINE))
+    assert float(largest["loop in the original's style"]) < 1e-5
+    assert float(largest["MONAI sliding_window_inference"]) < 1e-5
+    assert float(largest["bioimageio.core blocks"]) < 0.5
+
+
+@pytest.mark.slow
+def test_memory_table_has_a_row_per_height():
+    rows = re.findall(r"^\| ([\d,]+) \| \d+ \| \d+ \|$", run_quick("memory.py"), re.MULTILINE)
+    assert rows == ["1,000", "2,000"]
