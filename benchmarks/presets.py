@@ -152,7 +152,7 @@ class Row:
             self.name,
             self.precision,
             self.forwards,
-            f"{self.timing.ratio_to(base.timing):.2f}",
+            f"{self.timing.cpu_ratio_to(base.timing):.2f}",
             f"{self._mean('probs'):.1e}",
             f"{self._mean('probs_rim'):.1e}",
             f"{max(one.probs_max for one in self.deviations):.2f}",
@@ -279,7 +279,7 @@ def report(
     return f"""\
 # Presets and views
 
-{machine}. Cost: median over {rounds} interleaved rounds of the ratio within a round, one image.
+{machine}. Cost: processor time, median over {rounds} interleaved rounds of the ratio within a round.
 Other processes used {other:.0%} of the time of all cores.
 
 {MEMBERS} tiny networks, each fitted in {effort.steps} steps to half of {effort.fitted} micrographs,
