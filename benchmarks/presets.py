@@ -279,8 +279,8 @@ def report(
     return f"""\
 # Presets and views
 
-{machine}. Cost: processor time, median over {rounds} interleaved rounds of the ratio within a round.
-Other processes used {other:.0%} of the time of all cores.
+{machine}. Cost: processor time, median over {rounds} interleaved rounds of the ratio within a
+round. Other processes used {other:.0%} of the time of all cores.
 
 {MEMBERS} tiny networks, each fitted in {effort.steps} steps to half of {effort.fitted} micrographs,
 predict the middle {WIDTH} x {WIDTH} pixels of {", ".join(each.name for each in tested)}, with tiles
