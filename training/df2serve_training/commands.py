@@ -230,7 +230,11 @@ def _tell_evaluation(evaluation: Evaluation, output: Path) -> None:
         if row.class_name == "mean" and row.mean is not None:
             interval = "" if row.low is None else f" ({row.low:.3f} to {row.high:.3f})"
             typer.echo(f"{row.metric}: {row.mean:.3f}{interval}, {row.images} images")
-    places = Counter(row.place for row in evaluation.relative if row.metric == "dice")
+    places = Counter(
+        row.place
+        for row in evaluation.relative
+        if (row.metric, row.reference) == ("dice", "estimate")
+    )
     for place, count in places.most_common():
         typer.echo(f"{place}: {count / places.total():.0%} of the comparisons by Dice")
     typer.echo(f"tables and figures: {output}")
