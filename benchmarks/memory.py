@@ -32,6 +32,7 @@ from df2serve.testing import random_ensemble
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "memory.svg"
 HEIGHTS, QUICK_HEIGHTS = (2_500, 5_000, 10_000, 20_000), (1_000, 2_000)
 WIDTH, TILE, FILE_TILE = 512, 256, 256
+REPEATS = 3
 IN_BANDS, AS_A_WHOLE = "in bands", "as a whole"
 
 
@@ -79,8 +80,8 @@ def predict_and_measure(mode: str, ensemble: Path, strip: Path) -> Peak:
         )
 
 
-def measure(heights: Sequence[int]) -> list[Peak]:
-    """Measure both modes for all heights, each in a fresh process."""
+def measure(heights: Sequence[int], repeats: int) -> list[Peak]:
+    """Measure both modes for all heights, every time in a fresh process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ensemble = folder / "ensemble"
@@ -89,19 +90,16 @@ def measure(heights: Sequence[int]) -> list[Peak]:
         for height in heights:
             strip = folder / f"{height}.tif"
             _write_strip(strip, height)
-            peaks += [_in_child(mode, ensemble, strip) for mode in (IN_BANDS, AS_A_WHOLE)]
+            modes = (IN_BANDS, AS_A_WHOLE) * repeats
+            peaks += [_in_child(mode, ensemble, strip) for mode in modes]
         return peaks
 
 
 def report(peaks: Sequence[Peak], machine: Machine) -> str:
     """Return the table with what it needs to be read."""
     heights = sorted({peak.height for peak in peaks})
-    by_case = {(peak.mode, peak.height): peak for peak in peaks}
     rows = [
-        (
-            f"{height:,}",
-            *(f"{by_case[mode, height].beyond:.0f}" for mode in (IN_BANDS, AS_A_WHOLE)),
-        )
+        (f"{height:,}", *(_summary(peaks, mode, height) for mode in (IN_BANDS, AS_A_WHOLE)))
         for height in heights
     ]
     header = ("rows", "in bands, MiB", "as a whole, MiB")
@@ -113,20 +111,26 @@ def report(peaks: Sequence[Peak], machine: Machine) -> str:
 
 One member, one view, strips {WIDTH} pixels wide (uint8) in a tiled TIFF on disk, tiles of {TILE} x
 {TILE}, preset accurate. Largest resident memory of a fresh process, beyond the {base:.0f} MiB that
-libraries and network take before. In bands: `Predictor.stream` over `open_image`, every band
-dropped. As a whole: the same stream collected.
+libraries and network take before; median, and range of repeated runs. In bands:
+`Predictor.stream` over `open_image`, every band dropped. As a whole: the same stream collected.
 
 {markdown_table(header, rows)}"""
 
 
+def _summary(peaks: Sequence[Peak], mode: str, height: int) -> str:
+    """Return median and range of what one case took."""
+    mib = [peak.beyond for peak in peaks if (peak.mode, peak.height) == (mode, height)]
+    return f"{statistics.median(mib):.0f} ({min(mib):.0f} to {max(mib):.0f})"
+
+
 def draw(peaks: Sequence[Peak]) -> None:
-    """Draw peak over height."""
+    """Draw the peak of every run over the height."""
     plt.rcParams["svg.hashsalt"] = "memory"  # equal data give equal files
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for mode, color in ((IN_BANDS, "#0072b2"), (AS_A_WHOLE, "#d55e00")):
         points = sorted((peak.height, peak.beyond) for peak in peaks if peak.mode == mode)
         heights, mib = zip(*points, strict=True)
-        axes.plot(heights, mib, "o-", color=color)
+        axes.plot(heights, mib, "o", color=color, alpha=0.7)
         axes.annotate(mode, points[-1], (0, 6), textcoords="offset points", ha="right", color=color)
     axes.set(xlabel="rows of the image", ylabel="memory of the prediction (MiB)", ylim=(0, None))
     axes.set_title(f"Predicting an image {WIDTH} pixels wide", loc="left")
@@ -177,7 +181,7 @@ def main() -> None:
         mode, ensemble, strip = arguments.child
         print(json.dumps(asdict(predict_and_measure(mode, Path(ensemble), Path(strip)))))
         return
-    peaks = measure(QUICK_HEIGHTS if arguments.quick else HEIGHTS)
+    peaks = measure(QUICK_HEIGHTS, 1) if arguments.quick else measure(HEIGHTS, REPEATS)
     machine = describe_machine("tifffile")
     text = report(peaks, machine)
     print(text)
