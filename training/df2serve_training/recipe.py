@@ -65,7 +65,7 @@ class OptimizerSettings(Frozen):
     eps: Annotated[float, Field(gt=0)] = 1e-5
     cycle_momentum: bool = True
     """Let the first beta fall to .85 while the rate rises, and rise again to .95."""
-    encoder_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    encoder_rate: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Rate of the encoder relative to the decoder's, where it is not frozen."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient."""
