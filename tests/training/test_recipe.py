@@ -9,7 +9,7 @@ from df2serve_training.recipe import Recipe, list_recipes, load_recipe
 
 
 def test_recipes_of_the_package() -> None:
-    assert list_recipes() == ["cpu", "deepflash2", "default", "paper"]
+    assert list_recipes() == ["cpu", "deepflash2", "default", "demo", "paper"]
     recipes = {name: load_recipe(name) for name in list_recipes()}
     assert recipes["default"] == Recipe()
     assert recipes["paper"].training.loss == "ce_dice"

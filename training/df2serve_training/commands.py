@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from df2serve.artifact import Calibration
     from df2serve_training.evaluate import Evaluation
     from df2serve_training.fit import StepReport
-    from df2serve_training.ground_truth import GroundTruthReport
+    from df2serve_training.ground_truth import GroundTruthReport, GroundTruthWarning
 
 __all__ = ["evaluate", "gt", "register", "train"]
 
-_WARNINGS_SHOWN = 12
+_WARNINGS_SHOWN = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -212,10 +212,15 @@ def _progress() -> Progress:
 
 def _tell_ground_truth(report: GroundTruthReport, output: Path) -> None:
     """Tell people how far experts agree, and what to look at."""
-    for warning in report.warnings[:_WARNINGS_SHOWN]:
-        typer.echo(f"warning: {warning.message}", err=True)
-    if len(report.warnings) > _WARNINGS_SHOWN:
-        typer.echo(f"… and {len(report.warnings) - _WARNINGS_SHOWN} more in report.json", err=True)
+    of_kind: dict[str, list[GroundTruthWarning]] = {}
+    for warning in report.warnings:
+        of_kind.setdefault(warning.kind, []).append(warning)
+    for kind, warnings in of_kind.items():
+        for warning in warnings[:_WARNINGS_SHOWN]:
+            whose = f" of {warning.expert}" if warning.expert else ""
+            typer.echo(f"{kind}: {warning.file}{whose}: {warning.message}", err=True)
+        if (more := len(warnings) - _WARNINGS_SHOWN) > 0:
+            typer.echo(f"{kind}: … and {more} more in report.json", err=True)
     for row in report.summary:
         dice = "undefined" if row.loo_dice_score is None else f"{row.loo_dice_score:.3f}"
         typer.echo(f"{row.expert}: Dice {dice} with the estimate of the others")
