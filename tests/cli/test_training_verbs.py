@@ -1,6 +1,7 @@
 """The verbs of the training package, and the demo that walks through all of them."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def test_experts_to_a_calibrated_ensemble(df2serve: Callable[..., Any], labeled:
     )  # fmt: skip
     assert trained.code == 0, trained.err
     assert len(load_ensemble(ensemble)) == 2
-    assert load_ensemble(ensemble).manifest.training["recipe"]["training"]["seed"] == 5
+    recipe = tomllib.loads(load_ensemble(ensemble).read("training.toml").decode())
+    assert recipe["training"]["seed"] == 5
     evaluated = df2serve(
         "evaluate", ensemble, images, gt / "masks", "--experts", labeled / "experts",
         "-o", labeled / "evaluation", "--calibrate",
