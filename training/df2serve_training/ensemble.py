@@ -27,8 +27,9 @@ from df2serve.errors import ConfigError, InputError, OutputError
 from df2serve.inference import Predictor
 from df2serve.io import Image
 from df2serve_training.dataset import LabeledImage, TrainingImage, TrainingSet
-from df2serve_training.fit import MemberFit, StepReport
+from df2serve_training.fit import StepReport
 from df2serve_training.folds import Splits, load_splits, make_splits
+from df2serve_training.members import create_fit
 from df2serve_training.recipe import Recipe
 from df2serve_training.targets import IGNORED
 
@@ -175,13 +176,11 @@ def _trained_member(
             message = f"{folder} was trained by another recipe; train into another folder"
             raise InputError(message)
         return finished
-    names = training.splits.training_names(fold)
-    images = [training.data.load(image) for image in training.data.take(names).images]
-    fit = MemberFit(
-        recipe=training.recipe,
-        member=fold,
-        images=images,
-        intensities=training.data.intensity_range(),
+    fit = create_fit(
+        training.data,
+        training.recipe,
+        splits=training.splits,
+        fold=fold,
         normalization=training.normalization,
         device=training.device,
     )

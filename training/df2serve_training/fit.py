@@ -129,9 +129,12 @@ class MemberFit:
         return self.averaged_network()
 
     def train_step(self) -> Tensor:
-        """Do one optimizer step; return its loss, a tensor on the device."""
+        """Do the next step of the recipe's schedule; return its loss, a tensor on the device."""
         training = self.recipe.training
-        plan = plan_step(self.step, training.steps, training.phases)
+        return self.take_step(plan_step(self.step, training.steps, training.phases))
+
+    def take_step(self, plan: StepPlan) -> Tensor:
+        """Do the next step at another rate; return its loss, a tensor on the device."""
         _apply(plan, self._optimizer, self.recipe.optimizer)
         self._freeze(plan.freeze_encoder)
         images, targets = self.batch(self.step)
@@ -146,7 +149,7 @@ class MemberFit:
             nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.optimizer.clip_norm)
         self._optimizer.step()
         self.step += 1
-        if training.ema_decay:
+        if self.recipe.training.ema_decay:
             self._average.update_parameters(self._network)
         return loss.detach()
 
