@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from df2serve.artifact import Calibration
     from df2serve_training.dataset import TrainingSet
     from df2serve_training.evaluate import Evaluation
-    from df2serve_training.fit import StepReport
     from df2serve_training.ground_truth import GroundTruthReport
+    from df2serve_training.history import StepReport
     from df2serve_training.recipe import Recipe
 
 __all__ = ["evaluate", "find_rate", "gt", "register", "train"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -18,6 +16,7 @@ from df2serve.backends.torch import choose_device
 from df2serve.config import Frozen
 from df2serve.core.normalize import fit_training_normalization
 from df2serve.errors import ConfigError, OutputError
+from df2serve_training._files import csv_of
 from df2serve_training.dataset import TrainingSet
 from df2serve_training.fit import MemberFit
 from df2serve_training.folds import make_splits
@@ -172,13 +171,9 @@ def write_curve(curve: RateCurve, folder: str | Path) -> None:
         OutputError: the folder exists or cannot be written.
     """
     target = Path(folder)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [item.name for item in fields(RatePoint)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, curve.points))
     try:
         target.mkdir(parents=True)
-        (target / "rates.csv").write_text(text.getvalue(), encoding="utf-8", newline="\n")
+        (target / "rates.csv").write_bytes(csv_of(curve.points, RatePoint))
         _figure(curve).savefig(target / "rates.png", format="png", dpi=_DPI)
     except OSError as error:
         message = f"cannot write {target}: {error.strerror or error}; choose another folder"
