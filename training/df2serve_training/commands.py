@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from df2serve.artifact import Calibration
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from df2serve_training.ground_truth import GroundTruthReport
     from df2serve_training.history import StepReport
     from df2serve_training.recipe import Recipe
+    from df2serve_training.settings import JobSettings
 
 __all__ = ["evaluate", "find_rate", "gt", "register", "train"]
 
@@ -92,7 +100,16 @@ def train(
     channel_names: Annotated[str | None, typer.Option(help="As cFOS,NeuN.")] = None,
     ignore: _Ignore = None,
     table: _Table = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; several as cuda:0,cuda:1.")
+    ] = "auto",
+    executor: Annotated[
+        str | None, typer.Option(help="slurm: a job per member; local: the same without SLURM.")
+    ] = None,
+    job: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of sbatch, as partition=gpu, time=240 or gpus_per_node=1."),
+    ] = None,
 ) -> None:
     """Train a k-fold ensemble; the same command goes on after an interruption."""
     from df2serve_training.ensemble import EnsembleFacts, train_ensemble
@@ -106,12 +123,11 @@ def train(
         class_names=_listed(class_names),
         channel_names=_listed(channel_names),
     )
+    jobs = _jobs(executor, job or [])
     data = _checked(images, masks, chosen, ignore=ignore, table=table)
-    steps = chosen.num_members * chosen.training.steps
     with _progress() as bar:
-        task = bar.add_task("training", total=steps)
         ensemble = train_ensemble(
-            data, output, chosen, facts=facts, device=device, listener=_shown(bar, task)
+            data, output, chosen, facts=facts, device=device, jobs=jobs, listener=_shown(bar)
         )
     for member in ensemble.manifest.members:
         score = member.validation.get("dice")
@@ -239,15 +255,43 @@ def _checked(
     return data
 
 
-def _shown(bar: Progress, task: Any) -> Callable[[StepReport], None]:
+def _shown(bar: Progress) -> Callable[[StepReport], None]:
+    """Return a listener that gives every member a bar of its own."""
+    tasks: dict[int, TaskID] = {}
+
     def show(report: StepReport) -> None:
+        if report.member not in tasks:
+            tasks[report.member] = bar.add_task("", total=report.steps)
         bar.update(
-            task,
-            completed=report.member * report.steps + report.step,
+            tasks[report.member],
+            completed=report.step,
             description=f"member {report.member}  loss {report.loss:.4f}",
         )
 
     return show
+
+
+def _jobs(executor: str | None, options: list[str]) -> JobSettings | None:
+    """Return where jobs run, if they are wanted.
+
+    Raises:
+        ConfigError: there are options of jobs without an executor, or they have another form.
+    """
+    from df2serve.errors import ConfigError
+    from df2serve_training.settings import JobSettings
+
+    pairs = [option.partition("=") for option in options]
+    wrong = [name for name, found, value in pairs if not (name and found and value)]
+    if wrong:
+        message = f"got --job {wrong[0]!r}; expected a name and a value, as partition=gpu"
+        raise ConfigError(message)
+    if executor is None and options:
+        message = f"got --job {options[0]} without --executor; add --executor slurm"
+        raise ConfigError(message)
+    if executor is None:
+        return None
+    values = {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
+    return JobSettings().updated(executor=executor, options=values)
 
 
 def _progress() -> Progress:

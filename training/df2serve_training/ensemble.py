@@ -29,9 +29,11 @@ from df2serve_training._files import replace_file
 from df2serve_training.dataset import TrainingSet
 from df2serve_training.folds import Splits, load_splits, make_splits
 from df2serve_training.history import StepReport, draw_curves, read_history
-from df2serve_training.members import HISTORY, OUT_OF_FOLD, Training, train_member
+from df2serve_training.members import HISTORY, OUT_OF_FOLD, Training, list_unfinished, train_member
 from df2serve_training.recipe import Recipe
+from df2serve_training.settings import JobSettings
 from df2serve_training.targets import IGNORED
+from df2serve_training.workers import train_side_by_side
 
 __all__ = ["EnsembleFacts", "train_ensemble"]
 
@@ -64,6 +66,7 @@ def train_ensemble(
     *,
     facts: EnsembleFacts,
     device: str = "auto",
+    jobs: JobSettings | None = None,
     listener: Callable[[StepReport], None] = lambda report: None,
 ) -> Ensemble:
     """Train one member per fold and write the ensemble.
@@ -77,13 +80,17 @@ def train_ensemble(
         target: folder to create.
         recipe: settings.
         facts: what the author says of the ensemble.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; several, separated by commas,
+            train members side by side, each in a process of its own.
+        jobs: where members are trained as jobs of a cluster, each on the device.
         listener: called every few steps.
 
     Raises:
         OutputError: the target exists, or cannot be written.
         InputError: data or recipe are not those of the work that lies there.
-        ConfigError: names do not fit, or there are too few images for the folds.
+        ConfigError: names do not fit, there are too few images for the folds, or jobs are wanted
+            and submitit is not installed.
+        BackendError: a device or a cluster is not there, or what trained a member was ended.
     """
     path = Path(target).absolute()
     if path.exists():
@@ -100,13 +107,38 @@ def train_ensemble(
         fields=_fields(data, recipe, facts, normalization),
         work=work,
     )
-    curves = _Curves(training, listener)
-    chosen = choose_device(device)
-    for fold in range(recipe.num_members):
-        train_member(training, fold, device=chosen, listener=curves)
+    _train_members(training, device, jobs, _Curves(training, listener))
     ensemble = _assemble(training, path)
     shutil.rmtree(work)
     return ensemble
+
+
+def _train_members(
+    training: Training,
+    device: str,
+    jobs: JobSettings | None,
+    listener: Callable[[StepReport], None],
+) -> None:
+    """Train what is unfinished: here, in processes per device, or as jobs."""
+    folds = list_unfinished(training)
+    names = [RuntimeConfig().updated(device=name.strip()).device for name in device.split(",")]
+    if jobs is not None:
+        if len(names) > 1:
+            message = f"got the devices {device} for jobs, which train on one each; name one"
+            raise ConfigError(message)
+        try:
+            from df2serve_training.jobs import train_by_jobs
+        except ImportError as error:
+            message = f"jobs need submitit ({error}); pip install 'df2serve[slurm]'"
+            raise ConfigError(message) from error
+        train_by_jobs(training, folds, jobs, device=names[0], listener=listener)
+        return
+    devices = [choose_device(name) for name in names]
+    if len(devices) > 1:
+        train_side_by_side(training, folds, devices=devices, listener=listener)
+        return
+    for fold in folds:
+        train_member(training, fold, device=devices[0], listener=listener)
 
 
 class _Curves:

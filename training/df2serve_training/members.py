@@ -25,7 +25,15 @@ from df2serve_training.history import StepReport, write_history
 from df2serve_training.recipe import Recipe
 from df2serve_training.targets import IGNORED
 
-__all__ = ["HISTORY", "OUT_OF_FOLD", "OutOfFold", "Training", "create_fit", "train_member"]
+__all__ = [
+    "HISTORY",
+    "OUT_OF_FOLD",
+    "OutOfFold",
+    "Training",
+    "create_fit",
+    "list_unfinished",
+    "train_member",
+]
 
 HISTORY, OUT_OF_FOLD = "history.csv", "out_of_fold.csv"
 
@@ -117,24 +125,37 @@ def train_member(
         InputError: what is there is of another training.
         OutputError: the folder of the work cannot be written.
     """
-    folder = training.folder(fold)
-    member = _finished(training, fold) if folder.exists() else None
-    if member is None:
-        member = _trained(training, fold, device, listener)
+    member = _found(training, fold) or _trained(training, fold, device, listener)
     if OUT_OF_FOLD not in member.manifest.files:
         scores = csv_of(_out_of_fold(training, member, fold, device), OutOfFold)
         member = with_files(member, {OUT_OF_FOLD: scores})
     return member
 
 
-def _finished(training: Training, fold: int) -> Ensemble:
-    finished = load_ensemble(training.folder(fold))
-    if finished.manifest.training.get("recipe") != training.plain_recipe():
-        message = (
-            f"{training.folder(fold)} was trained by another recipe; train into another folder"
-        )
+def list_unfinished(training: Training) -> list[int]:
+    """Return the folds whose members are yet to be trained or scored.
+
+    Raises:
+        InputError: what is there is of another training.
+    """
+    found = {fold: _found(training, fold) for fold in range(training.recipe.num_members)}
+    return [
+        fold
+        for fold, member in found.items()
+        if member is None or OUT_OF_FOLD not in member.manifest.files
+    ]
+
+
+def _found(training: Training, fold: int) -> Ensemble | None:
+    """Return a member that was trained before."""
+    folder = training.folder(fold)
+    if not folder.exists():
+        return None
+    member = load_ensemble(folder)
+    if member.manifest.training.get("recipe") != training.plain_recipe():
+        message = f"{folder} was trained by another recipe; train into another folder"
         raise InputError(message)
-    return finished
+    return member
 
 
 def _trained(
