@@ -1,5 +1,6 @@
 """Members in processes of their own, and as jobs: the same weights, and errors that are told."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ import torch
 from PIL import Image as PillowImage
 
 from df2serve.artifact import Ensemble
-from df2serve.errors import BackendError, ConfigError, InputError
+from df2serve.errors import BackendError, BackendUnavailableError, ConfigError, InputError
 from df2serve.testing import CellScene, generate_cells
 from df2serve_training.commands import _jobs
 from df2serve_training.ensemble import EnsembleFacts, train_ensemble
@@ -143,6 +144,8 @@ def test_an_interruption_ends_all_processes(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+# jobs are to outlive whoever submitted them
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_jobs(folder: Path, alone: Ensemble, tmp_path: Path) -> None:
     """An error in a job, a submitter that is interrupted, and one that waits for the same jobs."""
     pytest.importorskip("submitit")
@@ -172,6 +175,8 @@ def test_jobs(folder: Path, alone: Ensemble, tmp_path: Path) -> None:
     ensemble = train(folder, target, look, device="cpu", jobs=jobs)
     assert set(again) <= set(submitted)
     assert_same(ensemble, alone)
+    del caught
+    gc.collect()  # of the jobs, while the warning is ignored
 
 
 def test_mistakes(folder: Path, tmp_path: Path) -> None:
@@ -187,3 +192,16 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
         _jobs("slurm", ["time"])
     jobs = _jobs("slurm", ["time=02:00:00", "gpus_per_node=1"])
     assert jobs == JobSettings(executor="slurm", options={"time": "02:00:00", "gpus_per_node": 1})
+
+
+def test_clusters_that_cannot_be_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs = JobSettings(executor="slurm", options={"time": 1, "tiem": 2})
+    with pytest.raises(BackendUnavailableError, match="there is no SLURM here"):
+        train(folder, tmp_path / "a", [].append, device="cpu", jobs=jobs)
+    (tmp_path / "srun").touch(mode=0o755)
+    with pytest.raises(ConfigError, match=r"Unavailable parameter\(s\): \['tiem'\]"):
+        train(folder, tmp_path / "a", [].append, device="cpu", jobs=jobs)
