@@ -48,6 +48,13 @@ weights = "random"
 options = { encoder_depth = 4, decoder_channels = [32, 16, 8, 8] }
 """
 
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
+from df2serve.cli import main
+main()
+"""
+
 Listener = Callable[[StepReport], None]
 
 
@@ -126,7 +133,7 @@ def test_an_interruption_ends_all_processes(folder: Path, tmp_path: Path) -> Non
     recipe = tmp_path / "small.toml"
     recipe.write_text(TOML)
     command = [
-        sys.executable, "-c", "from df2serve.cli import main; main()", "train",
+        sys.executable, "-c", INTERRUPTIBLE, "train",
         folder / "images", folder / "masks", "-o", tmp_path / "ens", "--recipe", recipe,
         "--device", "cpu,cpu", "--set", "training.steps=100000",
     ]  # fmt: skip

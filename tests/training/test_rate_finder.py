@@ -1,24 +1,25 @@
 """The trial of learning rates."""
 
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from PIL import Image as PillowImage
 
+from df2serve.cli import main
 from df2serve.core.normalize import fit_training_normalization
 from df2serve.errors import ConfigError, OutputError
 from df2serve.testing import CellScene, generate_cells
 from df2serve_training.dataset import IntensityRange, LabeledImage
 from df2serve_training.fit import MemberFit
-from df2serve_training.preflight import check_training_set
 from df2serve_training.rate_finder import (
     RateCurve,
     RatePoint,
     RateSettings,
-    find_rate,
     sweep,
     write_curve,
 )
@@ -99,23 +100,40 @@ def test_mistakes(tmp_path: Path) -> None:
         write_curve(curve_of([3.0, 2.0, 1.0]), tmp_path)
 
 
-def test_from_files_to_a_picture(tmp_path: Path) -> None:
+def test_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()
     for seed in range(4):
         sample = generate_cells(CellScene(shape=(96, 96), n_cells=5), seed)
         PillowImage.fromarray(sample.image[0]).save(tmp_path / f"images/{seed}.png")
         PillowImage.fromarray(sample.mask).save(tmp_path / f"masks/{seed}.png")
-    data = check_training_set(
-        tmp_path / "images", tmp_path / "masks", settings=RECIPE.data, folds=RECIPE.folds
-    )
-    settings = SETTINGS.updated(end=1.0, steps=20)
-    curve = find_rate(data, RECIPE, settings=settings, device="cpu")
-    write_curve(curve, tmp_path / "rates")
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(tomli_w.dumps(RECIPE.model_dump(mode="json", exclude_none=True)))
+    command = [
+        "df2serve", "find-rate", tmp_path / "images", tmp_path / "masks", "-o", tmp_path / "rates",
+        "--recipe", recipe, "--steps", 20, "--lowest", "1e-5", "--highest", 1, "--device", "cpu",
+    ]  # fmt: skip
+
+    def run() -> int:
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
+    assert run() == 0
+    told = capsys.readouterr().out
     with (tmp_path / "rates/rates.csv").open(newline="") as stream:
         rows = [
-            RatePoint(**{k: float(v) for k, v in row.items()}) for row in csv.DictReader(stream)
+            RatePoint(**{name: float(value) for name, value in row.items()})
+            for row in csv.DictReader(stream)
         ]
-    assert rows == list(curve.points)
+    np.testing.assert_allclose([row.rate for row in rows], np.geomspace(1e-5, 1, 20))
+    curve = RateCurve(tuple(rows), diverged=False)
+    assert f"falls fastest at {curve.steepest:.1e}" in told
+    assert f"longest fall: {curve.valley:.1e}" in told
     with PillowImage.open(tmp_path / "rates/rates.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 5
+    assert run() == 2
+    assert "exists; remove it or choose another folder" in capsys.readouterr().err

@@ -151,9 +151,13 @@ def find_rate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Try learning rates on a member that is thrown away, and suggest some."""
+    from df2serve.errors import OutputError
     from df2serve_training import rate_finder
     from df2serve_training.recipe import load_recipe
 
+    if output.exists():
+        message = f"{output} exists; remove it or choose another folder"
+        raise OutputError(message)
     chosen = load_recipe(recipe, _overrides(setting or []))
     settings = rate_finder.RateSettings().updated(steps=steps, start=lowest, end=highest)
     data = _checked(images, masks, chosen, ignore=ignore, table=table)
