@@ -31,3 +31,12 @@ def test_memory_table_has_a_row_per_height():
         r"^\| ([\d,]+) \| \d+ \(.*\) \| \d+ \(.*\) \|$", run_quick("memory.py"), re.MULTILINE
     )
     assert rows == ["1,000", "2,000"]
+
+
+@pytest.mark.slow
+def test_training_steps_of_both_pipelines_see_alike_patches():
+    pytest.importorskip("albumentations", reason="the benchmarks' libraries are not installed")
+    text = run_quick("training.py", "--rounds", "1", "--threads", "1")
+    foreground = dict(re.findall(r"^\| ([^|]+) \|.* (0\.\d+) \|$", text, re.MULTILINE))
+    assert len(foreground) == 3
+    assert all(0.01 < float(share) < 0.9 for share in foreground.values())

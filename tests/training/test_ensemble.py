@@ -16,7 +16,7 @@ from df2serve.core.metrics import mean_dice
 from df2serve.errors import ConfigError, InputError, OutputError
 from df2serve.testing import CellScene, generate_cells, simulate_experts
 from df2serve_training.ensemble import EnsembleFacts, train_ensemble
-from df2serve_training.fit import StepReport
+from df2serve_training.history import StepReport, read_history
 from df2serve_training.preflight import check_training_set
 from df2serve_training.recipe import Recipe, load_recipe
 
@@ -108,6 +108,10 @@ def test_what_a_training_leaves(
         own = [float(row["dice"]) for row in rows if int(row["fold"]) == member.fold]
         assert member.validation["dice"] == pytest.approx(np.mean(own))
 
+    assert read_history(ensemble.read("history.csv")) == seen
+    with PillowImage.open(io.BytesIO(ensemble.read("curves.png"))) as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+
     golden = ensemble.golden()
     assert golden is not None
     with Predictor(ensemble) as predictor:
@@ -152,6 +156,11 @@ def test_going_on_skips_finished_members(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train_ensemble(data, tmp_path / "ens", chosen, facts=FACTS, device="cpu", listener=stop)
     assert not (tmp_path / "ens").exists()
+    work = tmp_path / "ens.training"
+    assert {path.name for path in work.iterdir()} == {
+        "curves.png", "fold-0", "fold-1.csv", "splits.json",
+    }  # fmt: skip
+    assert len(read_history((work / "fold-1.csv").read_bytes())) == 1
     other = Recipe.model_validate(SMALL | {"training": SMALL["training"] | {"steps": 7}})
     with pytest.raises(InputError, match="was trained by another recipe"):
         train(tmp_path, other, tmp_path / "ens")

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +14,10 @@ from df2serve.core.normalize import fit_training_normalization
 from df2serve.errors import InputError
 from df2serve.testing import CellScene, generate_cells
 from df2serve_training.dataset import IntensityRange, LabeledImage
-from df2serve_training.fit import MemberFit, StepReport
+from df2serve_training.fit import MemberFit
+from df2serve_training.history import StepReport
 from df2serve_training.recipe import Recipe
+from df2serve_training.targets import IGNORED
 
 RECIPE = {
     "network": {
@@ -34,7 +38,7 @@ RECIPE = {
 }
 
 
-def small_fit(**training: object) -> MemberFit:
+def small_fit(*, validation: Sequence[LabeledImage] = (), **training: object) -> MemberFit:
     scene = CellScene(shape=(96, 96), n_cells=5, debris=4)
     samples = [generate_cells(scene, seed) for seed in range(3)]
     return MemberFit(
@@ -44,6 +48,7 @@ def small_fit(**training: object) -> MemberFit:
         intensities=IntensityRange(low=(0.0,), high=(255.0,)),
         normalization=fit_training_normalization(sample.image for sample in samples),
         device=torch.device("cpu"),
+        validation=validation,
     )
 
 
@@ -98,6 +103,40 @@ def test_going_on_gives_the_same_weights(tmp_path: Path, stop: int) -> None:
     first.save(tmp_path / "checkpoint")
     resumed = small_fit().run(checkpoint=tmp_path / "checkpoint", listener=lambda report: None)
     assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("ema_decay", [0.8, 0.0])
+def test_validation_changes_no_weight(tmp_path: Path, ema_decay: float) -> None:
+    """Images of 96 pixels need four patches of 64, which reach over their edges."""
+    unseen = [generate_cells(CellScene(shape=(96, 96), n_cells=5), seed) for seed in (7, 8)]
+    images = [LabeledImage(sample.image, sample.mask, None) for sample in unseen]
+    images[0].target[:20] = IGNORED
+    nobody = [].append
+    plain = small_fit(steps=14, ema_decay=ema_decay)
+    without = plain.run(checkpoint=tmp_path / "none", listener=nobody)
+    fit = small_fit(validation=images, steps=14, ema_decay=ema_decay, validate_every=7)
+    network = fit.run(checkpoint=tmp_path / "none", listener=nobody)
+    assert same(network, without)
+    assert [(report.step, report.dice is None) for report in fit.history] == [
+        (7, False),
+        (14, False),
+    ]
+    assert all(report.dice is None for report in plain.history)
+
+    scores = []
+    for image in images:
+        mask = np.zeros((96, 96), np.uint8)
+        padded = np.pad(image.pixels, ((0, 0), (0, 32), (0, 32)), mode="symmetric")
+        for y, x in [(0, 0), (0, 64), (64, 0), (64, 64)]:
+            tile = torch.from_numpy(padded[None, :, y : y + 64, x : x + 64].astype(np.float32))
+            with torch.inference_mode():
+                logits = network((tile - fit._means) / fit._stds)
+            classes = logits[0].argmax(dim=0).numpy()
+            mask[y : y + 64, x : x + 64] = classes[: 96 - y, : 96 - x]
+        counts = image.target != IGNORED
+        both = ((image.target == 1) & (mask == 1))[counts].sum()
+        scores.append(2 * both / ((image.target == 1)[counts].sum() + mask[counts].sum()))
+    assert fit.history[-1].dice == pytest.approx(np.mean(scores))
 
 
 def test_checkpoints_of_other_trainings(tmp_path: Path) -> None:

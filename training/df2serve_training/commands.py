@@ -9,28 +9,51 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
     from df2serve.artifact import Calibration
+    from df2serve_training.dataset import TrainingSet
     from df2serve_training.evaluate import Evaluation
-    from df2serve_training.fit import StepReport
     from df2serve_training.ground_truth import GroundTruthReport, GroundTruthWarning
+    from df2serve_training.history import StepReport
+    from df2serve_training.recipe import Recipe
+    from df2serve_training.settings import JobSettings
 
-__all__ = ["evaluate", "gt", "register", "train"]
+__all__ = ["evaluate", "find_rate", "gt", "register", "train"]
 
 _WARNINGS_SHOWN = 5
+
+_Images = Annotated[Path, typer.Argument(help="Folder of images.")]
+_Masks = Annotated[Path, typer.Argument(help="Folder of masks, named after the images.")]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")]
+_RecipeName = Annotated[str, typer.Option("--recipe", help="Name of a recipe, or a TOML file.")]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting over the recipe's, as training.steps=500."),
+]
+_Ignore = Annotated[Path | None, typer.Option(help="Folder of masks of pixels that do not count.")]
+_Table = Annotated[
+    Path | None, typer.Option(help="CSV or XLSX file with the column of grouped folds.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (gt, train, evaluate):
+    for verb in (gt, train, find_rate, evaluate):
         app.command()(verb)
 
 
 def gt(
     experts: Annotated[Path, typer.Argument(help="Folder with one folder of masks per expert.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    output: _Output,
     *,
     method: Annotated[str | None, typer.Option(help="staple, majority or instance.")] = None,
     masks: Annotated[str | None, typer.Option(help="binary, classes or instances.")] = None,
@@ -61,15 +84,12 @@ def gt(
 
 
 def train(
-    images: Annotated[Path, typer.Argument(help="Folder of images.")],
-    masks: Annotated[Path, typer.Argument(help="Folder of masks, named after the images.")],
+    images: _Images,
+    masks: _Masks,
     output: Annotated[Path, typer.Option("--output", "-o", help="Ensemble folder to create.")],
     *,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "default",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting over the recipe's, as training.steps=500."),
-    ] = None,
+    recipe: _RecipeName = "default",
+    setting: _Settings = None,
     name: Annotated[str | None, typer.Option(help="Title; the folder's name when absent.")] = None,
     ensemble_license: Annotated[
         str | None, typer.Option("--license", help="Licence that you choose for the ensemble.")
@@ -78,17 +98,21 @@ def train(
         str | None, typer.Option(help="As background,cell; in the order of the mask's values.")
     ] = None,
     channel_names: Annotated[str | None, typer.Option(help="As cFOS,NeuN.")] = None,
-    ignore: Annotated[
-        Path | None, typer.Option(help="Folder of masks of pixels that do not count.")
+    ignore: _Ignore = None,
+    table: _Table = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; several as cuda:0,cuda:1.")
+    ] = "auto",
+    executor: Annotated[
+        str | None, typer.Option(help="slurm: a job per member; local: the same without SLURM.")
     ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="CSV or XLSX file with the column of grouped folds.")
+    job: Annotated[
+        list[str] | None,
+        typer.Option(help="An option of sbatch, as partition=gpu, time=240 or gpus_per_node=1."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Train a k-fold ensemble; the same command goes on after an interruption."""
     from df2serve_training.ensemble import EnsembleFacts, train_ensemble
-    from df2serve_training.preflight import check_training_set
     from df2serve_training.recipe import load_recipe
 
     chosen = load_recipe(recipe, _overrides(setting or []))
@@ -99,16 +123,11 @@ def train(
         class_names=_listed(class_names),
         channel_names=_listed(channel_names),
     )
-    data = check_training_set(
-        images, masks, settings=chosen.data, folds=chosen.folds, ignore=ignore, table=table
-    )
-    for remark in data.remarks:
-        typer.echo(f"note: {remark}", err=True)
-    steps = chosen.num_members * chosen.training.steps
+    jobs = _jobs(executor, job or [])
+    data = _checked(images, masks, chosen, ignore=ignore, table=table)
     with _progress() as bar:
-        task = bar.add_task("training", total=steps)
         ensemble = train_ensemble(
-            data, output, chosen, facts=facts, device=device, listener=_shown(bar, task)
+            data, output, chosen, facts=facts, device=device, jobs=jobs, listener=_shown(bar)
         )
     for member in ensemble.manifest.members:
         score = member.validation.get("dice")
@@ -117,18 +136,58 @@ def train(
     typer.echo(f"ensemble: {output}")
 
 
+def find_rate(
+    images: _Images,
+    masks: _Masks,
+    output: _Output,
+    *,
+    recipe: _RecipeName = "default",
+    setting: _Settings = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in which the rate rises.")] = None,
+    lowest: Annotated[float | None, typer.Option(help="Rate of the first step.")] = None,
+    highest: Annotated[float | None, typer.Option(help="Rate of the last step.")] = None,
+    ignore: _Ignore = None,
+    table: _Table = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Try learning rates on a member that is thrown away, and suggest some."""
+    from df2serve.errors import OutputError
+    from df2serve_training import rate_finder
+    from df2serve_training.recipe import load_recipe
+
+    if output.exists():
+        message = f"{output} exists; remove it or choose another folder"
+        raise OutputError(message)
+    chosen = load_recipe(recipe, _overrides(setting or []))
+    settings = rate_finder.RateSettings().updated(steps=steps, start=lowest, end=highest)
+    data = _checked(images, masks, chosen, ignore=ignore, table=table)
+    with _progress() as bar:
+        task = bar.add_task("trying rates", total=settings.steps)
+        curve = rate_finder.find_rate(
+            data,
+            chosen,
+            settings=settings,
+            device=device,
+            listener=lambda point: bar.update(
+                task, advance=1, description=f"rate {point.rate:.1e}  loss {point.smoothed:.4f}"
+            ),
+        )
+    rate_finder.write_curve(curve, output)
+    typer.echo(f"loss falls fastest at {curve.steepest:.1e}")
+    typer.echo(f"middle of its longest fall: {curve.valley:.1e}")
+    typer.echo(f"curve: {output}")
+
+
 def evaluate(
     ensemble: Annotated[Path, typer.Argument(help="Ensemble: a folder or a zip file.")],
-    images: Annotated[Path, typer.Argument(help="Folder of images.")],
-    masks: Annotated[Path, typer.Argument(help="Folder of masks, named after the images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create.")],
+    images: _Images,
+    masks: _Masks,
+    output: _Output,
     *,
     experts: Annotated[
         Path | None, typer.Option(help="Folder with one folder of masks per expert.")
     ] = None,
-    ignore: Annotated[
-        Path | None, typer.Option(help="Folder of masks of pixels that do not count.")
-    ] = None,
+    ignore: _Ignore = None,
     kind: Annotated[
         str | None, typer.Option("--masks", help="binary, classes or instances.")
     ] = None,
@@ -186,15 +245,57 @@ def evaluate(
         _tell_threshold(calibration)
 
 
-def _shown(bar: Progress, task: Any) -> Callable[[StepReport], None]:
+def _checked(
+    images: Path, masks: Path, recipe: Recipe, *, ignore: Path | None, table: Path | None
+) -> TrainingSet:
+    """Return the training set, and tell people what they should know of it."""
+    from df2serve_training.preflight import check_training_set
+
+    data = check_training_set(
+        images, masks, settings=recipe.data, folds=recipe.folds, ignore=ignore, table=table
+    )
+    for remark in data.remarks:
+        typer.echo(f"note: {remark}", err=True)
+    return data
+
+
+def _shown(bar: Progress) -> Callable[[StepReport], None]:
+    """Return a listener that gives every member a bar of its own."""
+    tasks: dict[int, TaskID] = {}
+
     def show(report: StepReport) -> None:
+        if report.member not in tasks:
+            tasks[report.member] = bar.add_task("", total=report.steps)
         bar.update(
-            task,
-            completed=report.member * report.steps + report.step,
+            tasks[report.member],
+            completed=report.step,
             description=f"member {report.member}  loss {report.loss:.4f}",
         )
 
     return show
+
+
+def _jobs(executor: str | None, options: list[str]) -> JobSettings | None:
+    """Return where jobs run, if they are wanted.
+
+    Raises:
+        ConfigError: there are options of jobs without an executor, or they have another form.
+    """
+    from df2serve.errors import ConfigError
+    from df2serve_training.settings import JobSettings
+
+    pairs = [option.partition("=") for option in options]
+    wrong = [name for name, found, value in pairs if not (name and found and value)]
+    if wrong:
+        message = f"got --job {wrong[0]!r}; expected a name and a value, as partition=gpu"
+        raise ConfigError(message)
+    if executor is None and options:
+        message = f"got --job {options[0]} without --executor; add --executor slurm"
+        raise ConfigError(message)
+    if executor is None:
+        return None
+    values = {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
+    return JobSettings().updated(executor=executor, options=values)
 
 
 def _progress() -> Progress:

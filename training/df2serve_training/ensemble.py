@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -14,28 +16,30 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-import torch
 
 from df2serve._version import __version__
 from df2serve.artifact import Ensemble, GoldenTensors, load_ensemble, save_ensemble
 from df2serve.artifact.manifest import Member
 from df2serve.backends.torch import choose_device
 from df2serve.config import Frozen, RuntimeConfig, TrainingNormalization
-from df2serve.core.metrics import mean_dice
 from df2serve.core.normalize import fit_training_normalization
 from df2serve.errors import ConfigError, InputError, OutputError
 from df2serve.inference import Predictor
-from df2serve.io import Image
-from df2serve_training.dataset import LabeledImage, TrainingImage, TrainingSet
-from df2serve_training.fit import MemberFit, StepReport
+from df2serve_training._files import replace_file
+from df2serve_training.dataset import TrainingSet
 from df2serve_training.folds import Splits, load_splits, make_splits
+from df2serve_training.history import StepReport, draw_curves, read_history
+from df2serve_training.members import HISTORY, OUT_OF_FOLD, Training, list_unfinished, train_member
 from df2serve_training.recipe import Recipe
+from df2serve_training.settings import JobSettings
 from df2serve_training.targets import IGNORED
+from df2serve_training.workers import train_side_by_side
 
 __all__ = ["EnsembleFacts", "train_ensemble"]
 
 _COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
-_SPLITS = "splits.json"
+_CURVES_FILE, _SPLITS = "curves.png", "splits.json"
+_CURVES_SECONDS = 60.0
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "numpy")
 
 
@@ -55,19 +59,6 @@ class EnsembleFacts(Frozen):
     """In order; ``channel 0``, … when empty."""
 
 
-@dataclass(frozen=True)
-class _Training:
-    """What all members share."""
-
-    data: TrainingSet
-    recipe: Recipe
-    splits: Splits
-    normalization: TrainingNormalization
-    fields: Mapping[str, Any]
-    """Of the manifest, but for the members."""
-    device: torch.device
-
-
 def train_ensemble(
     data: TrainingSet,
     target: str | Path,
@@ -75,6 +66,7 @@ def train_ensemble(
     *,
     facts: EnsembleFacts,
     device: str = "auto",
+    jobs: JobSettings | None = None,
     listener: Callable[[StepReport], None] = lambda report: None,
 ) -> Ensemble:
     """Train one member per fold and write the ensemble.
@@ -88,36 +80,90 @@ def train_ensemble(
         target: folder to create.
         recipe: settings.
         facts: what the author says of the ensemble.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; several, separated by commas,
+            train members side by side, each in a process of its own.
+        jobs: where members are trained as jobs of a cluster, each on the device.
         listener: called every few steps.
 
     Raises:
         OutputError: the target exists, or cannot be written.
         InputError: data or recipe are not those of the work that lies there.
-        ConfigError: names do not fit, or there are too few images for the folds.
+        ConfigError: names do not fit, there are too few images for the folds, or jobs are wanted
+            and submitit is not installed.
+        BackendError: a device or a cluster is not there, or what trained a member was ended.
     """
-    path = Path(target)
+    path = Path(target).absolute()
     if path.exists():
         message = f"{path} exists; remove it or choose another folder"
         raise OutputError(message)
     work = path.with_name(f"{path.name}.training")
     work.mkdir(parents=True, exist_ok=True)
-    splits = _splits(data, recipe, work / _SPLITS)
     normalization = fit_training_normalization(data.load(image).pixels for image in data.images)
-    training = _Training(
+    training = Training(
         data=data,
         recipe=recipe,
-        splits=splits,
+        splits=_splits(data, recipe, work / _SPLITS),
         normalization=normalization,
         fields=_fields(data, recipe, facts, normalization),
-        device=choose_device(device),
+        work=work,
     )
-    members = [
-        _trained_member(training, fold, work, listener) for fold in range(recipe.num_members)
-    ]
-    ensemble = _assemble(training, members, work, path)
+    _train_members(training, device, jobs, _Curves(training, listener))
+    ensemble = _assemble(training, path)
     shutil.rmtree(work)
     return ensemble
+
+
+def _train_members(
+    training: Training,
+    device: str,
+    jobs: JobSettings | None,
+    listener: Callable[[StepReport], None],
+) -> None:
+    """Train what is unfinished: here, in processes per device, or as jobs."""
+    folds = list_unfinished(training)
+    names = [RuntimeConfig().updated(device=name.strip()).device for name in device.split(",")]
+    if jobs is not None:
+        if len(names) > 1:
+            message = f"got the devices {device} for jobs, which train on one each; name one"
+            raise ConfigError(message)
+        try:
+            from df2serve_training.jobs import train_by_jobs
+        except ImportError as error:
+            message = f"jobs need submitit ({error}); pip install 'df2serve[slurm]'"
+            raise ConfigError(message) from error
+        train_by_jobs(training, folds, jobs, device=names[0], listener=listener)
+        return
+    devices = [choose_device(name) for name in names]
+    if len(devices) > 1:
+        train_side_by_side(training, folds, devices=devices, listener=listener)
+        return
+    for fold in folds:
+        train_member(training, fold, device=devices[0], listener=listener)
+
+
+class _Curves:
+    """Passes reports on, and draws them all now and then for those who look into the work."""
+
+    def __init__(self, training: Training, listener: Callable[[StepReport], None]) -> None:
+        self._training = training
+        self._listener = listener
+        self._drawn = -math.inf
+
+    def __call__(self, report: StepReport) -> None:
+        self._listener(report)
+        if time.monotonic() - self._drawn > _CURVES_SECONDS:
+            replace_file(self._training.work / _CURVES_FILE, draw_curves(self._reports()))
+            self._drawn = time.monotonic()
+
+    def _reports(self) -> list[StepReport]:
+        """Return what the members have written so far."""
+        found = []
+        for fold in range(self._training.recipe.num_members):
+            for path in (self._training.folder(fold) / HISTORY, self._training.history(fold)):
+                if path.is_file():
+                    found += read_history(path.read_bytes())
+                    break
+        return found
 
 
 def _splits(data: TrainingSet, recipe: Recipe, path: Path) -> Splits:
@@ -164,121 +210,59 @@ def _fields(
     }
 
 
-def _trained_member(
-    training: _Training, fold: int, work: Path, listener: Callable[[StepReport], None]
-) -> Ensemble:
-    """Return a finished member as an ensemble of one; train it if it is not there."""
-    folder = work / f"fold-{fold}"
-    if folder.exists():
-        finished = load_ensemble(folder)
-        if finished.manifest.training.get("recipe") != _plain(training.recipe):
-            message = f"{folder} was trained by another recipe; train into another folder"
-            raise InputError(message)
-        return finished
-    names = training.splits.training_names(fold)
-    images = [training.data.load(image) for image in training.data.take(names).images]
-    fit = MemberFit(
-        recipe=training.recipe,
-        member=fold,
-        images=images,
-        intensities=training.data.intensity_range(),
-        normalization=training.normalization,
-        device=training.device,
-    )
-    checkpoint = work / f"fold-{fold}.checkpoint"
-    network = fit.run(checkpoint=checkpoint, listener=listener)
-    fields = dict(training.fields) | {
-        "members": [Member(folder="members/fold-0", fold=fold)],
-        "encoder_weights": fit.origin,
-        "training": {
-            "recipe": _plain(training.recipe),
-            "seconds": round(fit.seconds, 1),
-            "device": str(training.device),
-        },
-    }
-    saved = save_ensemble(folder, fields, [network], files={"history.csv": _history(fit.history)})
-    checkpoint.unlink(missing_ok=True)
-    return saved
-
-
-def _assemble(training: _Training, members: list[Ensemble], work: Path, target: Path) -> Ensemble:
-    """Score members on the images that they did not see, and write the ensemble."""
-    rows = [row for member in members for row in _out_of_fold(training, member)]
+def _assemble(training: Training, target: Path) -> Ensemble:
+    """Put finished members together."""
+    recipe = training.recipe
+    members = [load_ensemble(training.folder(fold)) for fold in range(recipe.num_members)]
     described = [
         Member(
             folder=f"members/fold-{fold}",
             fold=fold,
-            validation=_mean_scores(row for row in rows if row.fold == fold),
+            validation=_mean_dice(member.read(OUT_OF_FOLD)),
         )
-        for fold in range(len(members))
+        for fold, member in enumerate(members)
     ]
-    recipe = training.recipe
     fields = dict(training.fields) | {
         "members": described,
         "encoder_weights": members[0].manifest.encoder_weights,
         "training": {
             "images": len(training.data),
-            "recipe": _plain(recipe),
+            "recipe": training.plain_recipe(),
             "members": [
                 {key: member.manifest.training[key] for key in ("seconds", "device")}
                 for member in members
             ],
         },
     }
+    tables = {
+        name: _stacked([member.read(name) for member in members]) for name in (HISTORY, OUT_OF_FOLD)
+    }
     files = {
-        "history.csv": b"".join(
-            member.read("history.csv") if fold == 0 else _without_header(member.read("history.csv"))
-            for fold, member in enumerate(members)
-        ),
-        "out_of_fold.csv": _table([asdict(row) for row in rows], _OutOfFold),
-        _SPLITS: (work / _SPLITS).read_bytes(),
-        "training.toml": tomli_w.dumps(_plain(recipe)).encode(),
+        **tables,
+        _CURVES_FILE: draw_curves(read_history(tables[HISTORY])),
+        _SPLITS: (training.work / _SPLITS).read_bytes(),
+        "training.toml": tomli_w.dumps(training.plain_recipe()).encode(),
     }
     networks = [member.load_member(0) for member in members]
-    draft = save_ensemble(work / "draft", fields, networks, files={})
+    shutil.rmtree(training.work / "draft", ignore_errors=True)
+    draft = save_ensemble(training.work / "draft", fields, networks, files={})
     files |= _golden(draft, training)
     return save_ensemble(target, fields, networks, files=files)
 
 
-@dataclass(frozen=True)
-class _OutOfFold:
-    """How a member did on an image that it did not see."""
-
-    fold: int
-    name: str
-    dice: float | None
-    """Mean over the foreground classes; absent where neither mask has any."""
-    u: float | None
-    """Of this member alone."""
+def _stacked(tables: list[bytes]) -> bytes:
+    """Return CSV files as one, under the first one's header."""
+    return tables[0] + b"".join(table.split(b"\n", 1)[1] for table in tables[1:])
 
 
-def _out_of_fold(training: _Training, member: Ensemble) -> Iterator[_OutOfFold]:
-    fold = member.manifest.members[0].fold or 0
-    names = training.splits.validation_names(fold)
-    runtime = RuntimeConfig().updated(device=str(training.device))
-    with Predictor(member, runtime=runtime) as predictor:
-        for image in training.data.take(names).images:
-            labeled = training.data.load(image)
-            prediction = predictor.predict(_as_image(image, labeled))
-            score = mean_dice(
-                np.where(labeled.target == IGNORED, 0, labeled.target),
-                prediction.mask,
-                n_classes=training.recipe.data.num_classes,
-                valid=labeled.target != IGNORED,
-            )
-            yield _OutOfFold(fold=fold, name=image.name, dice=score, u=prediction.scores.u)
-
-
-def _as_image(image: TrainingImage, labeled: LabeledImage) -> Image:
-    return Image.from_array(labeled.pixels, axes="CYX", source=image.name)
-
-
-def _mean_scores(rows: Iterator[_OutOfFold]) -> dict[str, float]:
-    scores = [row.dice for row in rows if row.dice is not None]
+def _mean_dice(table: bytes) -> dict[str, float]:
+    """Return the mean over the rows that have one."""
+    rows = csv.DictReader(io.StringIO(table.decode()))
+    scores = [float(row["dice"]) for row in rows if row["dice"]]
     return {"dice": fmean(scores)} if scores else {}
 
 
-def _golden(ensemble: Ensemble, training: _Training) -> dict[str, bytes]:
+def _golden(ensemble: Ensemble, training: Training) -> dict[str, bytes]:
     """Return golden tensors of a part of an image that shows as many classes as possible."""
     image = max(training.data.images, key=lambda item: len(item.present_classes))
     labeled = training.data.load(image)
@@ -295,25 +279,3 @@ def _golden(ensemble: Ensemble, training: _Training) -> dict[str, bytes]:
     with Predictor(ensemble, runtime=RuntimeConfig(device="cpu")) as predictor:
         prediction = predictor.predict(np.ascontiguousarray(part), axes="CYX")
     return GoldenTensors(image=part, probs=prediction.probs, total=prediction.total).to_files()
-
-
-def _history(reports: list[StepReport]) -> bytes:
-    return _table([asdict(report) for report in reports], StepReport)
-
-
-def _table(rows: list[dict[str, Any]], kind: type) -> bytes:
-    """Return a CSV file with the fields of a dataclass as columns."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [item.name for item in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _without_header(table: bytes) -> bytes:
-    return table.split(b"\n", 1)[1]
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as it stands in TOML and JSON files: without what is absent."""
-    return recipe.model_dump(mode="json", exclude_none=True)

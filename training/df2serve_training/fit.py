@@ -22,34 +22,21 @@ from df2serve.config import TrainingNormalization
 from df2serve.errors import InputError, OutputError
 from df2serve_training.augment import Augmenter
 from df2serve_training.dataset import IntensityRange, LabeledImage
+from df2serve_training.history import StepReport
 from df2serve_training.losses import create_loss
 from df2serve_training.network import build_network
 from df2serve_training.patches import PatchSource, PatchStore
 from df2serve_training.recipe import OptimizerSettings, Recipe
 from df2serve_training.sampler import PatchSampler
 from df2serve_training.schedule import StepPlan, plan_step
+from df2serve_training.validation import Validation
 
-__all__ = ["MemberFit", "StepReport"]
+__all__ = ["MemberFit"]
 
 _CHECKPOINT_VERSION = 1
 _REPORT_STEPS = 10
 _CHECKPOINT_SECONDS = 60.0
 _LOADING_ERRORS = (OSError, RuntimeError, KeyError, EOFError, ValueError, UnpicklingError)
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """How the training of a member goes."""
-
-    member: int
-    step: int
-    """Steps done."""
-    steps: int
-    """Steps in all."""
-    loss: float
-    """Mean over the steps since the last report."""
-    rate: float
-    """Learning rate of the last step."""
 
 
 @dataclass
@@ -69,6 +56,8 @@ class MemberFit:
     """Of the whole training set."""
     normalization: TrainingNormalization
     device: torch.device
+    validation: Sequence[LabeledImage] = ()
+    """Images to validate on now and then; without any, nothing is validated."""
     step: int = field(default=0, init=False)
     """Steps done."""
     seconds: float = field(default=0.0, init=False)
@@ -98,6 +87,12 @@ class MemberFit:
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (self.normalization.means, self.normalization.stds)
         )
+        self._validation = Validation(
+            self.validation,
+            patch_shape=self.recipe.sampling.patch_shape,
+            num_classes=classes,
+            device=self.device,
+        )
         self._low_precision = _in_bf16(self.device, training.precision)
 
     def run(self, *, checkpoint: Path, listener: Callable[[StepReport], None]) -> nn.Module:
@@ -119,8 +114,7 @@ class MemberFit:
         steps, saved = self.recipe.training.steps, time.monotonic()
         started = saved - self.seconds
         while self.step < steps:
-            last = min(steps, self.step + _REPORT_STEPS)
-            losses = [self.train_step() for _ in range(self.step, last)]
+            losses = [self.train_step() for _ in range(self.step, self._next_report())]
             self._report(losses, listener)
             self.seconds = time.monotonic() - started
             if time.monotonic() - saved > _CHECKPOINT_SECONDS:
@@ -129,9 +123,12 @@ class MemberFit:
         return self.averaged_network()
 
     def train_step(self) -> Tensor:
-        """Do one optimizer step; return its loss, a tensor on the device."""
+        """Do the next step of the recipe's schedule; return its loss, a tensor on the device."""
         training = self.recipe.training
-        plan = plan_step(self.step, training.steps, training.phases)
+        return self.take_step(plan_step(self.step, training.steps, training.phases))
+
+    def take_step(self, plan: StepPlan) -> Tensor:
+        """Do the next step at another rate; return its loss, a tensor on the device."""
         _apply(plan, self._optimizer, self.recipe.optimizer)
         self._freeze(plan.freeze_encoder)
         images, targets = self.batch(self.step)
@@ -146,7 +143,7 @@ class MemberFit:
             nn.utils.clip_grad_norm_(self._network.parameters(), self.recipe.optimizer.clip_norm)
         self._optimizer.step()
         self.step += 1
-        if training.ema_decay:
+        if self.recipe.training.ema_decay:
             self._average.update_parameters(self._network)
         return loss.detach()
 
@@ -154,13 +151,23 @@ class MemberFit:
         """Return the batch of a step: normalized images (N, C, Y, X) and classes (N, Y, X)."""
         size = self.recipe.training.batch_size
         images, targets = self._patches.batch(step * size, size)
-        normal = (images - self._means) / self._stds
-        return normal.contiguous(memory_format=torch.channels_last), targets.long()
+        return self._normalized(images), targets.long()
+
+    def validation_dice(self) -> float | None:
+        """Return the mean Dice score of the averaged network; None without any foreground."""
+        network = self._averaged().eval()
+
+        def classify(images: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._low_precision):
+                logits: Tensor = network(self._normalized(images))
+            return logits.argmax(dim=1)
+
+        with torch.inference_mode():
+            return self._validation.dice(classify, batch_size=self.recipe.training.batch_size)
 
     def averaged_network(self) -> nn.Module:
         """Return a copy of the network as it is to be used."""
-        source = self._average.module if self.recipe.training.ema_decay else self._network
-        return copy.deepcopy(source).cpu().eval()
+        return copy.deepcopy(self._averaged()).cpu().eval()
 
     def save(self, path: Path) -> None:
         """Replace the checkpoint; whoever is killed meanwhile leaves the old one."""
@@ -218,9 +225,27 @@ class MemberFit:
             steps=training.steps,
             loss=float(torch.stack(list(losses)).mean()),
             rate=plan_step(self.step - 1, training.steps, training.phases).rate,
+            dice=self.validation_dice() if self._validates(self.step) else None,
         )
         self.history.append(report)
         listener(report)
+
+    def _next_report(self) -> int:
+        """Return the step of the next report: some steps ahead, or at the next validation."""
+        last = min(self.recipe.training.steps, self.step + _REPORT_STEPS)
+        return next(filter(self._validates, range(self.step + 1, last)), last)
+
+    def _validates(self, step: int) -> bool:
+        every = self.recipe.training.validate_every
+        return bool(self.validation) and every is not None and step % every == 0
+
+    def _averaged(self) -> nn.Module:
+        return self._average.module if self.recipe.training.ema_decay else self._network
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Return raw intensities as the network takes them, axes (N, C, Y, X)."""
+        normal = (images - self._means) / self._stds
+        return normal.contiguous(memory_format=torch.channels_last)
 
     def _freeze(self, frozen: bool) -> None:  # noqa: FBT001
         """Let the encoder learn or not; the rest always does."""

@@ -108,7 +108,8 @@ class TrainingSettings(Frozen):
     """``auto`` computes in bf16 where the device has units for it."""
     seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
     validate_every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two validations; once at the end when absent."""
+    """Steps between two quick validations, which are recorded and decide nothing; none when absent.
+    All members are scored after the training in any case."""
 
     @model_validator(mode="after")
     def _whole(self) -> TrainingSettings:

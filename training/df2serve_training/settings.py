@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 
 from df2serve.config import Frozen
 
-__all__ = ["AugmentSettings", "Chance", "DataSettings", "FoldSettings", "SamplingSettings"]
+__all__ = [
+    "AugmentSettings",
+    "Chance",
+    "DataSettings",
+    "FoldSettings",
+    "JobSettings",
+    "SamplingSettings",
+]
 
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 
@@ -132,4 +139,24 @@ class AugmentSettings(Frozen):
             if getattr(self, name).low < 0:
                 message = f"{name} takes strengths from 0"
                 raise ValueError(message)
+        return self
+
+
+# -- jobs ---------------------------------------------------------------------------------------
+
+
+class JobSettings(Frozen):
+    """Where members are trained as jobs; nothing here is part of a recipe."""
+
+    title: ClassVar[str] = "job settings"
+    executor: Literal["local", "slurm"] = "local"
+    """Processes of this machine that outlive the program, or a SLURM cluster."""
+    options: dict[str, str | int | float] = Field(default_factory=dict)
+    """Of ``sbatch``, with underscores, such as ``partition``, ``time`` and ``gpus_per_node``."""
+
+    @model_validator(mode="after")
+    def _limited(self) -> JobSettings:
+        if self.executor == "slurm" and "time" not in self.options:
+            message = "a SLURM job needs the option time, its limit in minutes or as HH:MM:SS"
+            raise ValueError(message)
         return self

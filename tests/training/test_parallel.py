@@ -1,0 +1,214 @@
+"""Members in processes of their own, and as jobs: the same weights, and errors that are told."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from df2serve.artifact import Ensemble
+from df2serve.errors import BackendError, BackendUnavailableError, ConfigError, InputError
+from df2serve.testing import CellScene, generate_cells
+from df2serve_training.commands import _jobs
+from df2serve_training.ensemble import EnsembleFacts, train_ensemble
+from df2serve_training.history import StepReport
+from df2serve_training.preflight import check_training_set
+from df2serve_training.recipe import Recipe
+from df2serve_training.settings import JobSettings
+
+RECIPE = Recipe.model_validate(
+    {
+        "folds": {"count": 2},
+        "sampling": {"patch_shape": [64, 64]},
+        "network": {
+            "encoder": "tu-test_resnet",
+            "weights": "random",
+            "options": {"encoder_depth": 4, "decoder_channels": [32, 16, 8, 8]},
+        },
+        "training": {"steps": 12, "batch_size": 2, "phases": [{"share": 1, "rate": 5e-3}]},
+    }
+)
+TOML = """
+[folds]
+count = 2
+[sampling]
+patch_shape = [64, 64]
+[network]
+encoder = "tu-test_resnet"
+weights = "random"
+options = { encoder_depth = 4, decoder_channels = [32, 16, 8, 8] }
+"""
+
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
+from df2serve.cli import main
+main()
+"""
+
+Listener = Callable[[StepReport], None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set")
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for seed in range(4):
+        sample = generate_cells(CellScene(shape=(96, 96), n_cells=6), seed)
+        PillowImage.fromarray(sample.image[0]).save(folder / f"images/{seed}.png")
+        PillowImage.fromarray(sample.mask).save(folder / f"masks/{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each of two processes on two threads has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(folder: Path, target: Path, listener: Listener, **options: object) -> Ensemble:
+    data = check_training_set(
+        folder / "images", folder / "masks", settings=RECIPE.data, folds=RECIPE.folds
+    )
+    facts = EnsembleFacts(id="small", name="Small")
+    return train_ensemble(data, target, RECIPE, facts=facts, listener=listener, **options)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Ensemble:
+    """The ensemble of one process."""
+    return train(folder, folder / "alone", [].append, device="cpu")
+
+
+def assert_same(first: Ensemble, second: Ensemble) -> None:
+    names = [f"members/fold-{fold}/model.safetensors" for fold in (0, 1)]
+    for name in (*names, "out_of_fold.csv", "history.csv"):
+        assert first.read(name) == second.read(name), name
+
+
+@pytest.mark.slow
+def test_side_by_side(folder: Path, alone: Ensemble, tmp_path: Path) -> None:
+    """An error, a killed process, and then to the end."""
+    target, work = tmp_path / "ens", tmp_path / "ens.training"
+    work.mkdir()
+    (work / "fold-1.checkpoint").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"fold-1.checkpoint is no checkpoint") as caught:
+        train(folder, target, [].append, device="cpu,cpu")
+    assert caught.value.__notes__ == ["member 1 on cpu"]
+    assert not multiprocessing.active_children()
+    (work / "fold-1.checkpoint").unlink()
+
+    def kill(report: StepReport) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(BackendError, match=r"member . on cpu ended with code -9"):
+        train(folder, target, kill, device="cpu,cpu")
+    assert not multiprocessing.active_children()
+
+    seen: list[StepReport] = []
+    ensemble = train(folder, target, seen.append, device="cpu, cpu")
+    assert {report.member for report in seen} == {0, 1}
+    assert not multiprocessing.active_children()
+    assert not work.exists()
+    assert_same(ensemble, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
+def test_an_interruption_ends_all_processes(folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(TOML)
+    command = [
+        sys.executable, "-c", INTERRUPTIBLE, "train",
+        folder / "images", folder / "masks", "-o", tmp_path / "ens", "--recipe", recipe,
+        "--device", "cpu,cpu", "--set", "training.steps=100000",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while not list((tmp_path / "ens.training").glob("fold-*.csv")):
+            assert process.poll() is None
+            time.sleep(0.2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode not in {0, None}
+    assert len(children) >= 2
+    assert not any(child.is_running() for child in children)
+    assert b"Traceback" not in told
+
+
+@pytest.mark.slow
+# jobs are to outlive whoever submitted them
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_jobs(folder: Path, alone: Ensemble, tmp_path: Path) -> None:
+    """An error in a job, a submitter that is interrupted, and one that waits for the same jobs."""
+    pytest.importorskip("submitit")
+    jobs = JobSettings(executor="local")
+    target, work = tmp_path / "ens", tmp_path / "ens.training"
+    work.mkdir()
+    (work / "fold-1.checkpoint").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"fold-1.checkpoint is no checkpoint") as caught:
+        train(folder, target, [].append, device="cpu", jobs=jobs)
+    assert "member 1, job " in caught.value.__notes__[-1]
+    (work / "fold-1.checkpoint").unlink()
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(report: StepReport) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(folder, target, stop, device="cpu", jobs=jobs)
+    submitted = sorted(path.name for path in (work / "jobs").glob("*_submitted.pkl"))
+    again: list[str] = []
+
+    def look(report: StepReport) -> None:
+        again[:] = sorted(path.name for path in (work / "jobs").glob("*_submitted.pkl"))
+
+    ensemble = train(folder, target, look, device="cpu", jobs=jobs)
+    assert set(again) <= set(submitted)
+    assert_same(ensemble, alone)
+    del caught
+    gc.collect()  # of the jobs, while the warning is ignored
+
+
+def test_mistakes(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs the option time"):
+        JobSettings().updated(executor="slurm")
+    with pytest.raises(ConfigError, match="name one"):
+        train(folder, tmp_path / "a", [].append, device="cpu,cpu", jobs=JobSettings())
+    with pytest.raises(ConfigError, match="device"):
+        train(folder, tmp_path / "b", [].append, device="cpu,tpu")
+    with pytest.raises(ConfigError, match="without --executor"):
+        _jobs(None, ["time=10"])
+    with pytest.raises(ConfigError, match="expected a name and a value"):
+        _jobs("slurm", ["time"])
+    jobs = _jobs("slurm", ["time=02:00:00", "gpus_per_node=1"])
+    assert jobs == JobSettings(executor="slurm", options={"time": "02:00:00", "gpus_per_node": 1})
+
+
+def test_clusters_that_cannot_be_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    jobs = JobSettings(executor="slurm", options={"time": 1, "tiem": 2})
+    with pytest.raises(BackendUnavailableError, match="there is no SLURM here"):
+        train(folder, tmp_path / "a", [].append, device="cpu", jobs=jobs)
+    (tmp_path / "srun").touch(mode=0o755)
+    with pytest.raises(ConfigError, match=r"Unavailable parameter\(s\): \['tiem'\]"):
+        train(folder, tmp_path / "a", [].append, device="cpu", jobs=jobs)
