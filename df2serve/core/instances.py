@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -17,9 +17,20 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from df2serve.config import InstanceConfig, SeedConfig
-from df2serve.types import AnyMask, LabelMap, PixelMap, PixelSource
+from df2serve.types import AnyLabels, AnyMask, LabelMap, PixelMap, PixelSource
 
-__all__ = ["Instance", "Instances", "find_instances", "measure_instances"]
+__all__ = [
+    "Box",
+    "Instance",
+    "Instances",
+    "each_object",
+    "find_instances",
+    "inner_distance",
+    "measure_instances",
+]
+
+Box: TypeAlias = tuple[slice, slice]
+"""Rows and columns."""
 
 _CROSS = ndimage.generate_binary_structure(2, 1)
 _ROWS = 256
@@ -30,7 +41,7 @@ class Instances:
     """Objects of an image."""
 
     labels: LabelMap
-    """Objects, axes (Y, X), numbered from 1 by class, then by their first pixel; 0 = background."""
+    """Objects, axes (Y, X), numbered from 1, class by class; 0 = background."""
     classes: Int64[np.ndarray, " n"]
     """Class of every object in the order of the labels."""
     removed: int
@@ -89,7 +100,7 @@ def find_instances(
         mask: class indices, axes (Y, X), 0 = background.
         config: method and its settings.
         distance: relative distance to the boundary of the object, axes (Y, X), in [0, 1], 0 outside
-            of objects; the Euclidean distance within the mask takes its place when absent.
+            of objects; when absent, the Euclidean distance within connected components.
 
     Source:
         Watershed from the regional maxima of the h-maxima transform: Soille, "Morphological Image
@@ -199,6 +210,40 @@ def measure_instances(
     )
 
 
+def each_object(labels: AnyLabels) -> Iterator[tuple[Box, Bool[np.ndarray, "y x"]]]:
+    """Yield the surroundings of every object, in the order of the labels.
+
+    Args:
+        labels: objects, axes (Y, X), 0 = background; numbers may be missing.
+
+    Yields:
+        Rows and columns of the object with one pixel around it, up to the end of the image; and
+        where the object is in there.
+    """
+    for number, sides in enumerate(ndimage.find_objects(labels), start=1):
+        if sides is not None:
+            rows, columns = (slice(max(0, side.start - 1), side.stop + 1) for side in sides)
+            yield (rows, columns), labels[rows, columns] == number
+
+
+def inner_distance(inside: Bool[np.ndarray, "y x"]) -> Float64[np.ndarray, "y x"]:
+    """Return the Euclidean distance of an object's pixels to the nearest pixel outside of it.
+
+    The end of the image is no boundary; an object that fills the image has the distance 1.
+
+    Args:
+        inside: the object, axes (Y, X).
+
+    Example:
+        >>> inner_distance(np.array([[False, True, True, True]])).tolist()
+        [[0.0, 1.0, 2.0, 3.0]]
+    """
+    if inside.all():
+        return np.ones(inside.shape)
+    depth: Float64[np.ndarray, "y x"] = ndimage.distance_transform_edt(inside)
+    return depth
+
+
 def _label_class(
     labels: LabelMap,
     mask: AnyMask,
@@ -211,78 +256,55 @@ def _label_class(
     Returns:
         Their number.
     """
-    boxes = ndimage.find_objects((mask == class_index).view(np.uint8))
-    if not boxes:
-        return 0
-    # the nearest pixel of another class may lie just behind the edge
-    box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in boxes[0])
-    inside = mask[box] == class_index
-    found, count = ndimage.label(inside, _CROSS)
+    last = int(labels.max(initial=0))
+    components, count = ndimage.label(mask == class_index, _CROSS)
     match config.method:
         case "components":
-            pass
-        case "watershed" if distance is None:
-            depth = ndimage.distance_transform_edt(inside)
-            found, count = _divide(found, count, depth, config.euclidean)
+            labels += np.where(components > 0, components + last, 0)
+            return int(count)
         case "watershed":
-            found, count = _divide(found, count, distance[box], config.learned)
+            pass
         case _:
             assert_never(config.method)
-    target = labels[box]
-    target[inside] = found[inside] + labels.max()
-    return int(count)
+    added = 0
+    for box, inside in each_object(components):
+        if distance is None:
+            objects = _divide(inside, inner_distance(inside), config.euclidean)
+        else:
+            objects = _divide(inside, distance[box], config.learned)
+        labels[box][inside] = objects[inside] + last + added
+        added += int(objects.max())
+    return added
 
 
 def _divide(
-    components: NDArray[np.int32], count: int, depth: NDArray[np.floating], seeds: SeedConfig
-) -> tuple[NDArray[np.int32], int]:
-    """Divide connected components at the valleys between the maxima of a distance.
+    inside: Bool[np.ndarray, "y x"], depth: NDArray[np.floating], seeds: SeedConfig
+) -> NDArray[np.int32]:
+    """Divide a connected component at the valleys between the maxima of a distance.
 
     Args:
-        components: axes (Y, X), numbered from 1, 0 = outside.
-        count: number of components.
+        inside: the component, axes (Y, X).
         depth: distance, axes (Y, X), 0 or more.
         seeds: which maxima count.
 
     Returns:
-        Objects, numbered from 1 by their first pixel, and how many there are.
+        Objects, axes (Y, X), numbered from 1 by the first pixel of their maxima, 0 = outside.
     """
-    inside = components > 0
     outside = -1 - seeds.h
     height: Float64[np.ndarray, "y x"] = np.where(inside, depth, outside)
     lowered = np.where(inside, height - seeds.h, outside)
     flat = reconstruction(lowered, height, footprint=_CROSS)  # type: ignore[no-untyped-call]
     tops = local_maxima(flat, connectivity=1)  # type: ignore[no-untyped-call]
-    maxima, found = ndimage.label(tops & inside, _CROSS)
-    numbers = np.arange(1, found + 1)
-    peaks = ndimage.maximum(height, maxima, numbers)
-    owners = ndimage.maximum(components, maxima, numbers).astype(int)
-    maxima[_member(maxima, numbers[peaks < seeds.lowest], found)] = 0
-    without = np.setdiff1d(np.arange(1, count + 1), owners[peaks >= seeds.lowest])
-    whole = _member(components, without, count)
-    maxima[whole] = found + components[whole]
-    basins = watershed(-height, maxima, mask=inside)  # type: ignore[no-untyped-call]
-    return _numbered(basins)
-
-
-def _member(
-    labels: NDArray[np.int32], chosen: NDArray[np.integer], largest: int
-) -> Bool[np.ndarray, "y x"]:
-    """Return where labels, of which ``largest`` is the largest, are among the chosen ones."""
-    table = np.zeros(largest + 1, bool)
-    table[chosen] = True
-    found: Bool[np.ndarray, "y x"] = table[labels]
-    return found
-
-
-def _numbered(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
-    """Number labels from 1 by their first pixel, row by row."""
-    values, first = np.unique(labels, return_index=True)
-    order = values[np.argsort(first, kind="stable")]
-    order = order[order > 0]
-    numbers = np.zeros(int(values[-1]) + 1, np.int32)
-    numbers[order] = np.arange(1, len(order) + 1)
-    return numbers[labels], len(order)
+    maxima, count = ndimage.label(tops & inside, _CROSS)
+    kept = ndimage.maximum(height, maxima, np.arange(count + 1)) >= seeds.lowest
+    kept[0] = False
+    if kept.sum() < 2:
+        return inside.astype(np.int32)
+    numbers = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+    basins: NDArray[np.int32] = watershed(  # type: ignore[no-untyped-call]
+        -height, numbers[maxima], mask=inside
+    )
+    return basins
 
 
 def _slabs(rows: int) -> Iterator[slice]:
