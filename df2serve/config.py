@@ -211,7 +211,7 @@ class InstanceConfig(Frozen):
     """``components``: pixels of a class that touch by an edge are one object. ``watershed`` divides
     these components further, by the distance channel of the ensemble where it has one, else by the
     Euclidean distance to the outside of the component."""
-    learned: SeedConfig = SeedConfig(h=0.1, lowest=0.3)
+    learned: SeedConfig = SeedConfig(h=0.05, lowest=0.3)
     """For the distance channel, which is 1 in the middle of an object."""
     euclidean: SeedConfig = SeedConfig(h=1.0, lowest=0.0)
     """For the distance in pixels."""

@@ -51,12 +51,9 @@ def test_columns(results: Path) -> None:
 
 
 def test_columns_of_objects(results: Path) -> None:
-    block = tree().partition("instances.csv")[2].partition("    name  ")[2]
-    described = [
-        name
-        for line in ("name  " + block).splitlines()
-        for name in re.split(r"\s{2,}", line.strip())[0].split(", ")
-    ]
+    text = DOCUMENT.read_text(encoding="utf-8").partition("\n## Objects\n")[2]
+    rows = re.findall(r"^    (\S.*?)  ", text.partition("\nWrite results")[0], re.MULTILINE)
+    described = [name for row in rows for name in row.split(", ")]
     written = [
         name.replace("channel 0", "CHANNEL") for name in pd.read_csv(results / "instances.csv")
     ]

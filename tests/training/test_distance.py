@@ -5,18 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
+import tifffile
 import torch
 from scipy import ndimage
 
 from df2serve import Predictor
-from df2serve.artifact import load_ensemble
+from df2serve.artifact import Ensemble
 from df2serve.config import InstanceConfig
 from df2serve.core.instance_metrics import aggregated_jaccard, count_panoptic
 from df2serve.core.instances import find_instances
 from df2serve.core.metrics import match_instances
 from df2serve.testing import CellScene, generate_cells
 from df2serve_training.augment import Augmenter
-from df2serve_training.dataset import LabeledImage
+from df2serve_training.dataset import IntensityRange, LabeledImage
 from df2serve_training.ensemble import EnsembleFacts, train_ensemble
 from df2serve_training.losses import create_loss, with_distance
 from df2serve_training.patches import PatchSource, PatchStore
@@ -129,9 +131,7 @@ def test_batches_stack_classes_and_distances() -> None:
     assert 0 <= targets[:, 1].min() < targets[:, 1].max() <= 1
 
 
-def image_range(image: LabeledImage):
-    from df2serve_training.dataset import IntensityRange
-
+def image_range(image: LabeledImage) -> IntensityRange:
     return IntensityRange(low=(0.0,), high=(float(image.pixels.max()),))
 
 
@@ -172,3 +172,95 @@ def test_pixels_that_do_not_count_teach_nothing() -> None:
     right = torch.full((1, 3, 4, 4), math.log(0.7 / 0.3))
     distance_alone = with_distance(lambda logits, classes: logits.sum() * 0, weight=1.0)
     assert float(distance_alone(right, target)) == pytest.approx(0, abs=1e-6)
+
+
+# -- from images to objects ---------------------------------------------------------------------
+
+CROWD = CellScene(
+    shape=(128, 128),
+    n_cells=12,
+    radius_px=(7, 11),
+    touching=0.9,
+    debris=0,
+    dim_share=0,
+    photons=120,
+)
+
+
+def trained(folder: Path, *, steps: int, members: int) -> Ensemble:
+    """An ensemble that learned from crowds of cells."""
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    for seed in range(6):
+        sample = generate_cells(CROWD, seed)
+        tifffile.imwrite(folder / f"images/{seed}.tif", sample.image[0])
+        tifffile.imwrite(folder / f"masks/{seed}.tif", sample.labels.astype(np.uint16))
+    recipe = Recipe.model_validate(
+        {
+            "members": members,
+            "folds": {"count": 2},
+            "data": {"masks": "instances"},
+            "sampling": {"patch_shape": [64, 64]},
+            "network": {
+                "encoder": "tu-test_resnet",
+                "weights": "random",
+                "options": {"encoder_depth": 4, "decoder_channels": [32, 16, 8, 8]},
+                "distance_head": True,
+            },
+            "augment": {"rotation": {"probability": 0, "low": 0, "high": 0}},
+            "training": {
+                "steps": steps,
+                "precision": "fp32",
+                "ema_decay": 0.9,
+                "phases": [{"share": 1, "rate": 1e-2}],
+            },
+        }
+    )
+    data = check_training_set(
+        folder / "images", folder / "masks", settings=recipe.data, folds=recipe.folds
+    )
+    facts = EnsembleFacts(id="crowd", name="Crowd")
+    return train_ensemble(data, folder / "ens", recipe, facts=facts, device="cpu")
+
+
+def test_a_training_writes_the_distance_into_the_ensemble(tmp_path: Path) -> None:
+    ensemble = trained(tmp_path, steps=2, members=1)
+    ensemble.verify()
+    assert (ensemble.manifest.distance_channel, ensemble.manifest.num_outputs) == ("relative", 3)
+    plain = smp.from_pretrained(ensemble.source).eval()
+    with torch.inference_mode():
+        assert plain(torch.zeros(1, 1, 64, 64)).shape == (1, 3, 64, 64)
+    golden = ensemble.golden()
+    assert golden is not None
+    assert golden.distance is not None
+    with Predictor(ensemble) as predictor:
+        again = predictor.predict(golden.image, axes="CYX")
+    np.testing.assert_allclose(again.distance, golden.distance, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_learned_distance_tells_touching_cells_apart(tmp_path: Path) -> None:
+    """On crowds that the network has not seen, judged by three scores."""
+    ways = {
+        "components": InstanceConfig(method="components"),
+        "learned": InstanceConfig(method="watershed"),
+    }
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in ways}
+    with Predictor(trained(tmp_path, steps=150, members=1)) as predictor:
+        for seed in range(100, 104):
+            sample = generate_cells(CROWD, seed)
+            prediction = predictor.predict(sample.image, axes="CYX")
+            for name, config in ways.items():
+                found = find_instances(prediction.mask, config=config, distance=prediction.distance)
+                pairs[name].append((sample.labels, found.labels))
+
+    def scores(name: str) -> tuple[float, float, float]:
+        every = pairs[name]
+        matches = [match_instances(*pair, thresholds=[0.5])[0].average_precision for pair in every]
+        jaccard = [aggregated_jaccard(*pair) for pair in every]
+        quality = [count_panoptic(*pair).quality for pair in every]
+        return float(np.mean(matches)), float(np.mean(jaccard)), float(np.mean(quality))
+
+    gains = np.subtract(scores("learned"), scores("components"))
+    assert (gains > 0.3).all(), gains
+    assert min(scores("learned")) > 0.6
