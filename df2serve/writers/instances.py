@@ -25,8 +25,8 @@ __all__ = ["InstanceWriter", "write_instance_table"]
 class InstanceWriter:
     """Gathers the rows of a prediction; its objects are known when the last one is there.
 
-    Other than the rest of a result, objects need the whole image in memory: 13 bytes per pixel, 17
-    with a distance channel, and about as much again while they are found and measured.
+    Unlike the rest of a result, objects need the whole image in memory: 13 bytes per pixel, 17 with
+    a distance channel, and some 30 more while they are found and measured.
     """
 
     def __init__(self, image: Image, run: RunInfo, config: InstanceConfig) -> None:
