@@ -19,6 +19,7 @@ __all__ = [
     "Grid",
     "ImageNormalization",
     "InferenceConfig",
+    "InstanceConfig",
     "NoNormalization",
     "Normalization",
     "OverlapGrid",
@@ -26,6 +27,7 @@ __all__ = [
     "Precision",
     "PresetName",
     "RuntimeConfig",
+    "SeedConfig",
     "TrainingNormalization",
     "describe_validation_error",
     "preset",
@@ -187,6 +189,34 @@ class RuntimeConfig(Frozen):
     """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Network inputs (tiles times views) per forward pass; suited to the device when absent."""
+
+
+# -- instances ----------------------------------------------------------------------------------
+
+
+class SeedConfig(Frozen):
+    """Which maxima of a distance map become objects of their own."""
+
+    h: Annotated[float, Field(gt=0)]
+    """Depth of the dip between two maxima below which they are one."""
+    lowest: Annotated[float, Field(ge=0)]
+    """Maxima below this are none, unless a connected component has no other."""
+
+
+class InstanceConfig(Frozen):
+    """How a mask of classes is divided into objects."""
+
+    title: ClassVar[str] = "instance settings"
+    method: Literal["watershed", "components"] = "watershed"
+    """``components``: pixels of a class that touch by an edge are one object. ``watershed`` divides
+    these components further, by the distance channel of the ensemble where it has one, else by the
+    Euclidean distance to the outside of the component."""
+    learned: SeedConfig = SeedConfig(h=0.05, lowest=0.3)
+    """For the distance channel, which is 1 in the middle of an object."""
+    euclidean: SeedConfig = SeedConfig(h=1.0, lowest=0.0)
+    """For the distance in pixels."""
+    min_size: Annotated[int, Field(ge=0)] = 0
+    """Objects of fewer pixels are left out."""
 
 
 # -- decoding -----------------------------------------------------------------------------------

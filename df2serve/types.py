@@ -35,7 +35,8 @@ TileBatch: TypeAlias = Float32[np.ndarray, "n c y x"]
 """Normalised tiles, axes (N, C, Y, X)."""
 
 TileProbs: TypeAlias = Float32[np.ndarray, "n k y x"]
-"""Class probabilities per tile, axes (N, K, Y, X), in [0, 1], summing to 1 over K."""
+"""Class probabilities per tile, axes (N, K, Y, X), in [0, 1], summing to 1 over K; members with a
+distance channel append the relative distance to the boundary, in [0, 1], as map K + 1."""
 
 SampleProbs: TypeAlias = Float32[np.ndarray, "s k y x"] | Float64[np.ndarray, "s k y x"]
 """Class probabilities of every sample (member and view), axes (S, K, Y, X)."""

@@ -9,7 +9,7 @@ from df2serve.artifact.folder import (
     with_files,
 )
 from df2serve.artifact.manifest import Calibration, Manifest, ReviewThreshold
-from df2serve.artifact.network import DeepFlash2Unet, create_network, input_multiple
+from df2serve.artifact.network import DeepFlash2Unet, activate, create_network, input_multiple
 
 __all__ = [
     "Calibration",
@@ -18,6 +18,7 @@ __all__ = [
     "GoldenTensors",
     "Manifest",
     "ReviewThreshold",
+    "activate",
     "create_network",
     "input_multiple",
     "load_ensemble",

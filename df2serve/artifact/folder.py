@@ -61,12 +61,17 @@ class GoldenTensors:
     """Mean class probabilities, axes (K, Y, X)."""
     total: NDArray[np.float32]
     """Total uncertainty, axes (Y, X)."""
+    distance: NDArray[np.float32] | None = None
+    """Mean relative distance, axes (Y, X), where the ensemble has a distance channel."""
 
     def to_files(self) -> dict[str, bytes]:
         """Return the contents of the two files by path."""
         image, output = io.BytesIO(), io.BytesIO()
         np.save(image, self.image, allow_pickle=False)
-        np.savez_compressed(output, probs=self.probs, total=self.total)
+        maps = {"probs": self.probs, "total": self.total}
+        if self.distance is not None:
+            maps["distance"] = self.distance
+        np.savez_compressed(output, **maps)  # type: ignore[arg-type]  # no name is allow_pickle
         return {_GOLDEN_INPUT: image.getvalue(), _GOLDEN_OUTPUT: output.getvalue()}
 
 
@@ -163,6 +168,20 @@ class Ensemble:
             raise IntegrityError(message)
         return content
 
+    def manifest_content(self) -> bytes:
+        """Return the bytes of ``ensemble.json``, as they are on disk.
+
+        Raises:
+            IntegrityError: they changed since the ensemble was opened.
+        """
+        content = self._store.read(_MANIFEST, _MANIFEST_LIMIT)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            message = (
+                f"{_MANIFEST} of {self.source.name} changed since it was opened; open it again"
+            )
+            raise IntegrityError(message)
+        return content
+
     def verify(self) -> None:
         """Read every file once.
 
@@ -173,11 +192,13 @@ class Ensemble:
             self.read(path)
 
     def load_member(self, index: int) -> nn.Module:
-        """Return one member's network in evaluation mode; it maps tiles to logits.
+        """Return one member's network in evaluation mode.
+
+        It maps tiles to the manifest's ``num_outputs`` channels; see :func:`activate`.
 
         Raises:
             IntegrityError: its files are damaged or contradict each other.
-            ManifestError: its description is no network with the manifest's channels and classes.
+            ManifestError: its description is no network with the manifest's channels and outputs.
         """
         folder = self.manifest.members[index].folder
         config = self.read(f"{folder}/config.json")
@@ -189,7 +210,7 @@ class Ensemble:
         arguments = cast("Mapping[str, object]", network.config)
         for key, expected in (
             ("in_channels", self.manifest.num_channels),
-            ("classes", self.manifest.num_classes),
+            ("classes", self.manifest.num_outputs),
         ):
             if arguments.get(key) != expected:
                 message = (
@@ -204,7 +225,12 @@ class Ensemble:
             return None
         image = np.load(io.BytesIO(self.read(_GOLDEN_INPUT)), allow_pickle=False)
         with np.load(io.BytesIO(self.read(_GOLDEN_OUTPUT)), allow_pickle=False) as output:
-            return GoldenTensors(image=image, probs=output["probs"], total=output["total"])
+            return GoldenTensors(
+                image=image,
+                probs=output["probs"],
+                total=output["total"],
+                distance=output.get("distance"),
+            )
 
 
 def load_ensemble(source: str | Path) -> Ensemble:
@@ -306,7 +332,7 @@ def pack_ensemble(ensemble: Ensemble, target: str | Path) -> Ensemble:
     temporary = path.with_name(f".{path.name}.part")
     try:
         with zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr(_MANIFEST, ensemble.manifest.to_json())
+            archive.writestr(_MANIFEST, ensemble.manifest_content())
             for name in ensemble.manifest.files:
                 archive.writestr(name, ensemble.read(name))
         temporary.replace(path)

@@ -129,6 +129,9 @@ class Manifest(Frozen):
     normalization: Normalization
     tile_shape: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
     """Rows and columns of a tile; the patch size of the training."""
+    distance_channel: Literal["relative"] | None = None
+    """What the sigmoid of an output channel behind the K logits means, where the networks have one:
+    distance of an object's pixel to the object's outside, relative to the largest of the object."""
     inference: InferenceConfig = PRESETS["accurate"]
     """Settings that the author recommends."""
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
@@ -165,6 +168,16 @@ class Manifest(Frozen):
     def num_classes(self) -> int:
         """K, background included."""
         return len(self.classes)
+
+    @property
+    def has_distance(self) -> bool:
+        """Whether the networks have a distance channel."""
+        return self.distance_channel is not None
+
+    @property
+    def num_outputs(self) -> int:
+        """Output channels of the networks: K logits and, where there is one, the distance."""
+        return self.num_classes + self.has_distance
 
     @property
     def num_channels(self) -> int:

@@ -27,6 +27,7 @@ from df2serve.errors import ConfigError, IntegrityError, ManifestError
 
 __all__ = [
     "DeepFlash2Unet",
+    "activate",
     "create_network",
     "dump_network",
     "input_multiple",
@@ -142,6 +143,22 @@ def create_network(config: Mapping[str, Any]) -> nn.Module:
         raise ManifestError(message) from error
     _require_last_stage(network, arguments)
     return network
+
+
+def activate(outputs: Tensor, *, distance: bool) -> Tensor:
+    """Return what the outputs of a network mean.
+
+    Args:
+        outputs: axes (N, K, Y, X), or (N, K + 1, Y, X) with a distance channel.
+        distance: whether the last channel is the relative distance to the boundary.
+
+    Returns:
+        Class probabilities and, where there is one, the distance behind them; in [0, 1], same axes.
+    """
+    if not distance:
+        return torch.softmax(outputs, dim=1)
+    probs = torch.softmax(outputs[:, :-1], dim=1)
+    return torch.cat([probs, torch.sigmoid(outputs[:, -1:])], dim=1)
 
 
 def input_multiple(network: nn.Module) -> int:

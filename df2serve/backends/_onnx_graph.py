@@ -6,8 +6,9 @@ import io
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from df2serve.artifact import activate
 from df2serve.errors import BackendUnavailableError
 
 __all__ = ["onnx_graph"]
@@ -16,21 +17,35 @@ _OPSET = 17
 _AXES = {0: "n", 2: "y", 3: "x"}
 
 
-def onnx_graph(network: nn.Module, *, channels: int, side: int) -> bytes:
+class _Activated(nn.Module):
+    """A network and what its outputs mean."""
+
+    def __init__(self, network: nn.Module, *, distance: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.distance = distance
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return activate(self.network(tiles), distance=self.distance)
+
+
+def onnx_graph(network: nn.Module, *, channels: int, side: int, distance: bool = False) -> bytes:
     """Return the ONNX model of a member: normalised tiles in, class probabilities out.
 
     Batch size, rows and columns are free. The exporter that traces is used as long as torch has it:
     it takes a second where its successor takes a minute, and lets the opset be chosen.
 
     Args:
-        network: maps tiles (N, C, Y, X) to logits (N, K, Y, X).
+        network: maps tiles (N, C, Y, X) to logits (N, K, Y, X), and the distance where it has one.
         channels: C.
         side: rows and columns of the tile that is traced; a multiple of the network's own.
+        distance: whether the network's last output channel is the distance; it comes out behind
+            the probabilities then.
 
     Raises:
         BackendUnavailableError: this torch has no tracing exporter any more.
     """
-    model = nn.Sequential(network, nn.Softmax(dim=1)).eval().cpu()
+    model = _Activated(network, distance=distance).eval().cpu()
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # deprecation and tracer notices, checked by parity instead

@@ -36,15 +36,21 @@ def open_members(
         ConfigError: a network cannot take tiles of this shape.
         ArtifactError: a member is damaged.
     """
+    distance = ensemble.manifest.has_distance
     with ExitStack() as stack:
         yield [
-            stack.enter_context(_open(network, runtime, precision, tile_shape))
+            stack.enter_context(_open(network, runtime, precision, tile_shape, distance=distance))
             for network in map(ensemble.load_member, range(len(ensemble)))
         ]
 
 
 def _open(
-    network: nn.Module, runtime: RuntimeConfig, precision: Precision, tile_shape: tuple[int, int]
+    network: nn.Module,
+    runtime: RuntimeConfig,
+    precision: Precision,
+    tile_shape: tuple[int, int],
+    *,
+    distance: bool,
 ) -> MemberRunner:
     multiple = input_multiple(network)
     if any(side % multiple for side in tile_shape):
@@ -54,14 +60,19 @@ def _open(
         )
         raise ConfigError(message)
     if runtime.backend == "onnx":
-        return _open_onnx(network, runtime, precision, tile_shape)
+        return _open_onnx(network, runtime, precision, tile_shape, distance=distance)
     from df2serve.backends.torch import TorchMemberRunner
 
-    return TorchMemberRunner(network, device=runtime.device, precision=precision)
+    return TorchMemberRunner(network, device=runtime.device, precision=precision, distance=distance)
 
 
 def _open_onnx(
-    network: nn.Module, runtime: RuntimeConfig, precision: Precision, tile_shape: tuple[int, int]
+    network: nn.Module,
+    runtime: RuntimeConfig,
+    precision: Precision,
+    tile_shape: tuple[int, int],
+    *,
+    distance: bool,
 ) -> MemberRunner:
     if precision not in ("auto", "fp32"):
         message = f"the onnx backend runs in fp32, got precision {precision!r}; use backend 'torch'"
@@ -73,5 +84,5 @@ def _open_onnx(
         message = f"the onnx backend is not installed ({error}); pip install 'df2serve[onnx]'"
         raise BackendUnavailableError(message) from error
     channels = int(network.config["in_channels"])  # type: ignore[index]  # every member has it
-    graph = onnx_graph(network, channels=channels, side=max(tile_shape))
-    return OnnxMemberRunner(graph, device=runtime.device)
+    graph = onnx_graph(network, channels=channels, side=max(tile_shape), distance=distance)
+    return OnnxMemberRunner(graph, device=runtime.device, distance=distance)

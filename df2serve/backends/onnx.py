@@ -23,12 +23,13 @@ _PREFERRED_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 class OnnxMemberRunner:
     """An ONNX graph from normalised tiles to class probabilities, in float32."""
 
-    def __init__(self, graph: bytes, *, device: str) -> None:
+    def __init__(self, graph: bytes, *, device: str, distance: bool = False) -> None:
         """Load a graph.
 
         Args:
             graph: the serialised ONNX model; see :func:`df2serve.backends.onnx_graph`.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            distance: whether the last map that the graph gives is the distance.
 
         Raises:
             BackendUnavailableError: ONNX Runtime cannot use the device, or falls back to another.
@@ -51,6 +52,7 @@ class OnnxMemberRunner:
             raise BackendUnavailableError(message)
         kind = "cuda" if options else "cpu"
         self._session: Any = session
+        self._distance = distance
         self._info = RunnerInfo(
             backend=f"onnxruntime {ort.__version__}",
             device=f"cuda:{options['device_id']}" if options else "cpu",
@@ -79,7 +81,7 @@ class OnnxMemberRunner:
 
     def run_views(self, tiles: TileBatch, views: Sequence[View], /) -> Mixture:
         """Return the mixture over views; see :class:`~df2serve.backends.MemberRunner`."""
-        return mixture_of_views(self.run, tiles, views)
+        return mixture_of_views(self.run, tiles, views, distance=self._distance)
 
     def close(self) -> None:
         """Free the session."""

@@ -46,14 +46,18 @@ class MemberRunner(Protocol):
             tiles: axes (N, C, Y, X), sides multiples of the network's own.
 
         Returns:
-            Probabilities in float32, axes (N, K, Y, X), whatever the precision of the network.
+            Probabilities in float32, axes (N, K, Y, X), whatever the precision of the network. A
+            network with a distance channel has the relative distance behind them, as map K + 1.
 
         Raises:
             OutOfMemoryError: the batch does not fit; a smaller one may.
         """
 
     def run_views(self, tiles: TileBatch, views: Sequence[View], /) -> Mixture:
-        """Return the mixture over test-time views, in the tiles' own orientation."""
+        """Return the mixture over test-time views, in the tiles' own orientation.
+
+        Its ``distance`` is there if and only if the network has a distance channel.
+        """
 
     def close(self) -> None:
         """Free the device's memory; closing twice is harmless."""
@@ -69,7 +73,19 @@ class MemberRunner(Protocol):
 
 
 def mixture_of_views(
-    run: Callable[[TileBatch], TileProbs], tiles: TileBatch, views: Sequence[View]
+    run: Callable[[TileBatch], TileProbs],
+    tiles: TileBatch,
+    views: Sequence[View],
+    *,
+    distance: bool = False,
 ) -> Mixture:
-    """Return ``run_views`` for backends that have nothing better: one pass per view, in numpy."""
-    return Mixture.from_samples(view.invert(run(view.apply(tiles))) for view in views)
+    """Return ``run_views`` for backends that have nothing better: one pass per view, in numpy.
+
+    Args:
+        run: that of the backend.
+        tiles: axes (N, C, Y, X).
+        views: test-time views.
+        distance: whether the last map that ``run`` gives is the distance.
+    """
+    samples = (view.invert(run(view.apply(tiles))) for view in views)
+    return Mixture.from_samples(samples, distance=distance)

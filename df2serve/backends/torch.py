@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from df2serve.artifact import activate
 from df2serve.backends.runner import RunnerInfo
 from df2serve.config import Precision
 from df2serve.core.augment import View
@@ -27,13 +28,16 @@ _PREFERRED_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23, "mps": 1 << 21}
 class TorchMemberRunner:
     """A network in evaluation mode; views are batched, reduced and kept on the device."""
 
-    def __init__(self, network: nn.Module, *, device: str, precision: Precision) -> None:
+    def __init__(
+        self, network: nn.Module, *, device: str, precision: Precision, distance: bool = False
+    ) -> None:
         """Move a network to a device; the network is changed in place.
 
         Args:
             network: maps normalised tiles to logits.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             precision: ``auto`` takes the fastest type that the device runs natively.
+            distance: whether the network's last output channel is the distance.
 
         Raises:
             BackendUnavailableError: the device is not there.
@@ -42,6 +46,7 @@ class TorchMemberRunner:
         self._device = choose_device(device)
         resolved = choose_precision(self._device, precision)
         self._dtype = _DTYPES[resolved]
+        self._distance = distance
         self._info = RunnerInfo(
             backend=f"torch {torch.__version__}",
             device=_describe(self._device),
@@ -60,22 +65,28 @@ class TorchMemberRunner:
     def run(self, tiles: TileBatch, /) -> TileProbs:
         """Return class probabilities; see :class:`~df2serve.backends.MemberRunner`."""
         with _running():
-            return _to_numpy(self._probs(self._upload(tiles)))
+            return _to_numpy(self._maps(self._upload(tiles)))
 
     def run_views(self, tiles: TileBatch, views: Sequence[View], /) -> Mixture:
         """Return the mixture over views; see :class:`~df2serve.backends.MemberRunner`."""
         with _running():
             uploaded = self._upload(tiles)
-            probs = self._probs(torch.cat([_apply(view, uploaded) for view in views]))
+            maps = self._maps(torch.cat([_apply(view, uploaded) for view in views]))
             restored = [
                 _invert(view, part)
-                for view, part in zip(views, torch.split(probs, len(tiles)), strict=True)
+                for view, part in zip(views, torch.split(maps, len(tiles)), strict=True)
             ]
-            total, squares = restored[0].clone(), _sum_of_squares(restored[0])
+            total, squares = restored[0].clone(), self._sum_of_squares(restored[0])
             for part in restored[1:]:
                 total += part
-                squares += _sum_of_squares(part)
-            return Mixture(probs=_to_numpy(total), squares=_to_numpy(squares), count=len(views))
+                squares += self._sum_of_squares(part)
+            probs, distance = (total[:, :-1], total[:, -1]) if self._distance else (total, None)
+            return Mixture(
+                probs=_to_numpy(probs),
+                squares=_to_numpy(squares),
+                count=len(views),
+                distance=None if distance is None else _to_numpy(distance),
+            )
 
     def close(self) -> None:
         """Free the device's memory."""
@@ -100,12 +111,16 @@ class TorchMemberRunner:
         source = torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
         return source.to(device=self._device, dtype=self._dtype)
 
-    def _probs(self, tiles: Tensor) -> Tensor:
+    def _maps(self, tiles: Tensor) -> Tensor:
         if self._network is None:
             message = "the member was closed; open the ensemble again"
             raise BackendError(message)
-        logits = self._network(tiles.contiguous(memory_format=torch.channels_last))
-        return torch.softmax(logits.float(), dim=1)
+        outputs = self._network(tiles.contiguous(memory_format=torch.channels_last))
+        return activate(outputs.float(), distance=self._distance)
+
+    def _sum_of_squares(self, maps: Tensor) -> Tensor:
+        probs = maps[:, :-1] if self._distance else maps
+        return probs.square().sum(dim=1)
 
 
 def choose_device(name: str) -> torch.device:
@@ -189,10 +204,6 @@ def _apply(view: View, tiles: Tensor) -> Tensor:
 def _invert(view: View, maps: Tensor) -> Tensor:
     restored = maps.flip(view.flipped_axes)
     return restored.transpose(-2, -1) if view.transpose else restored
-
-
-def _sum_of_squares(probs: Tensor) -> Tensor:
-    return probs.square().sum(dim=1)
 
 
 def _to_numpy(values: Tensor) -> TileProbs:

@@ -16,7 +16,7 @@ from df2serve.cli._terminal import AsJson, ImageProgress, print_json, say
 
 if TYPE_CHECKING:
     from df2serve.backends import RunnerInfo
-    from df2serve.config import InferenceConfig
+    from df2serve.config import InferenceConfig, InstanceConfig
     from df2serve.inference import Outcome
     from df2serve.io import Image, Selection
     from df2serve.writers import ResultFolder, Written
@@ -36,6 +36,10 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write class probabilities as well.")
     ] = False,
+    instances: Annotated[
+        str | None, typer.Option(help="Write objects as well: watershed or components.")
+    ] = None,
+    min_size: Annotated[int | None, typer.Option(help="Leave out objects of fewer pixels.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with results; reuse those that are whole.")
     ] = False,
@@ -77,6 +81,7 @@ def predict(
     config = _config(opened.manifest.inference, preset).updated(
         tile_shape=tile and (tile, tile), views=views, precision=precision
     )
+    objects = _instance_config(instances, min_size)
     runtime = RuntimeConfig().updated(backend=backend, device=device, batch_size=batch_size)
     sources = _sources(images, pattern, output)
     names = relative_names(sources)
@@ -101,6 +106,7 @@ def predict(
             sources=list(names.values()),
             resume=resume,
             probabilities=probabilities,
+            instances=objects,
         )
         outcomes = {}
         with ImageProgress(len(sources)) as progress:
@@ -118,6 +124,18 @@ def _config(recommended: InferenceConfig, name: str | None) -> InferenceConfig:
     from df2serve.config import preset
 
     return recommended if name is None else preset(name)
+
+
+def _instance_config(method: str | None, min_size: int | None) -> InstanceConfig | None:
+    from df2serve.config import InstanceConfig
+    from df2serve.errors import ConfigError
+
+    if method is not None:
+        return InstanceConfig().updated(method=method, min_size=min_size)
+    if min_size is not None:
+        message = "--min-size needs --instances watershed or --instances components"
+        raise ConfigError(message)
+    return None
 
 
 def _selection(
@@ -156,13 +174,15 @@ def _report(
     as_json: bool,
 ) -> None:
     """Write the table of scores, tell what happened, and exit with an error if images failed."""
-    from df2serve.writers import failure_row, score_row, write_table
+    from df2serve.writers import failure_row, score_row, write_instance_table, write_table
 
     failures = {name: outcome.error for name, outcome in outcomes.items() if outcome.error}
     written = [outcome.result for outcome in outcomes.values() if outcome.result]
     rows = [score_row(item.record, results.run) for item in written]
     rows += [failure_row(name, error) for name, error in failures.items()]
     _, spreadsheet = write_table(rows, results.target / "scores")
+    if with_objects := [item.record for item in written if item.record.instances]:
+        write_instance_table(results.target, with_objects)
     for name, error in failures.items():
         say(f"error: {error}" if name in str(error) else f"error: {name}: {error}")
     if as_json:
@@ -197,5 +217,12 @@ def _summarize(
         scores = [item.record.scores.u for item in written]
         doubtful = sum(u is None or u >= threshold.value for u in scores)
         typer.echo(f"{doubtful} of {len(written)} need review (U >= {threshold.value:.3f})")
+    counts = [item.record.instances for item in written if item.record.instances]
+    if counts:
+        removed = sum(count.removed for count in counts)
+        typer.echo(
+            f"{sum(count.kept for count in counts)} objects, {removed} too small ones left out: "
+            f"{results.target / 'instances.csv'}"
+        )
     typer.echo(f"scores: {spreadsheet}")
     typer.echo(f"review list: df2serve rank {results.target}")

@@ -26,22 +26,43 @@ class Mixture:
     """Sum over samples of the sum over classes of squared probabilities, axes (N, Y, X)."""
     count: int
     """Number of samples."""
+    distance: NDArray[np.float32] | None = None
+    """Sum over samples of the relative distance to the boundary, axes (N, Y, X), where the members
+    have such a channel."""
 
     @classmethod
-    def from_samples(cls, samples: Iterable[NDArray[np.float32]]) -> Mixture:
-        """Return the mixture of class probabilities given one by one, each (N, K, Y, X)."""
-        iterator = iter(samples)
-        first = next(iterator)
-        mixture = cls(probs=first.copy(), squares=_sum_of_squares(first), count=1)
-        for probs in iterator:
-            mixture += cls(probs=probs, squares=_sum_of_squares(probs), count=1)
+    def from_samples(
+        cls, samples: Iterable[NDArray[np.float32]], *, distance: bool = False
+    ) -> Mixture:
+        """Return the mixture of what a member gives, sample by sample.
+
+        Args:
+            samples: class probabilities, each (N, K, Y, X), or (N, K + 1, Y, X) with the distance.
+            distance: whether the last map of every sample is the distance.
+        """
+        parts = (cls._of_sample(sample, distance=distance) for sample in samples)
+        mixture = next(parts)
+        for part in parts:
+            mixture += part
         return mixture
+
+    @classmethod
+    def _of_sample(cls, maps: NDArray[np.float32], *, distance: bool) -> Mixture:
+        probs = maps[:, :-1] if distance else maps
+        return cls(
+            probs=probs.copy(),
+            squares=_sum_of_squares(probs),
+            count=1,
+            distance=maps[:, -1].copy() if distance else None,
+        )
 
     def __iadd__(self, other: Mixture) -> Mixture:
         """Pool the samples of another mixture into this one."""
         self.probs += other.probs
         self.squares += other.squares
         self.count += other.count
+        if self.distance is not None and other.distance is not None:
+            self.distance += other.distance
         return self
 
     @property
@@ -53,6 +74,11 @@ class Mixture:
     def mean_square(self) -> NDArray[np.float32]:
         """Mean over samples of the sum over classes of squared probabilities, axes (N, Y, X)."""
         return self.squares / np.float32(self.count)
+
+    @property
+    def mean_distance(self) -> NDArray[np.float32] | None:
+        """Mean relative distance to the boundary, axes (N, Y, X), where there is one."""
+        return None if self.distance is None else self.distance / np.float32(self.count)
 
 
 def _sum_of_squares(probs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from df2serve.core.augment import View, views
 from df2serve.core.mixture import Mixture
 from df2serve.core.normalize import Affine
 from df2serve.core.tiling import Stitcher, TilePlan, TileSpec
-from df2serve.errors import CancelledError, OutOfMemoryError
+from df2serve.errors import BackendError, CancelledError, OutOfMemoryError
 from df2serve.inference.prediction import Band
 from df2serve.io import require_finite
 from df2serve.types import PixelSource, TileBatch
@@ -36,6 +36,8 @@ class Engine:
     num_classes: int
     batch_size: int
     """Network inputs per forward pass; halved for good when the memory does not suffice."""
+    distance: bool = False
+    """Whether the members have a distance channel."""
     cancel: Event = field(default_factory=Event)
     """Set it to stop between two forward passes."""
 
@@ -58,12 +60,12 @@ class Engine:
         Raises:
             CancelledError: :attr:`cancel` was set.
             OutOfMemoryError: not even one network input fits.
+            BackendError: a distance is expected and the members give none.
             DecodeError: an intensity is NaN or infinite.
         """
         per_tile = self.config.map_order == "per_tile"
-        stitcher = Stitcher(
-            plan, channels=self.num_classes + 1 + per_tile, sigma=self.config.window_sigma
-        )
+        channels = self.num_classes + 1 + per_tile + self.distance
+        stitcher = Stitcher(plan, channels=channels, sigma=self.config.window_sigma)
         top, done = 0, 0
         for row in range(len(plan.rows)):
             pixels = image[:, plan.row_span(row), 0 : plan.columns.length]
@@ -83,12 +85,18 @@ class Engine:
                 top += final.shape[1]
 
     def _maps(self, tiles: TileBatch) -> NDArray[np.float32]:
-        """Return what is blended: probabilities, mean squares and, per tile, squared means."""
+        """Return what is blended.
+
+        These are probabilities, mean squares, where maps are made per tile squared means, and the
+        distance where there is one.
+        """
         mixture = self._mixture(tiles)
         mean = mixture.mean
         maps = [mean, mixture.mean_square[:, None]]
         if self.config.map_order == "per_tile":
             maps.append(np.einsum("nkyx,nkyx->nyx", mean, mean)[:, None])
+        if self.distance:
+            maps.append(_required(mixture.mean_distance)[:, None])
         return np.concatenate(maps, axis=1)
 
     def _mixture(self, tiles: TileBatch) -> Mixture:
@@ -110,10 +118,12 @@ class Engine:
         ]
         if len(parts) == 1:
             return parts[0]
+        distances = [part.distance for part in parts if part.distance is not None]
         return Mixture(
             probs=np.concatenate([part.probs for part in parts]),
             squares=np.concatenate([part.squares for part in parts]),
             count=parts[0].count,
+            distance=np.concatenate(distances) if distances else None,
         )
 
     def _mixture_of_batch(self, tiles: TileBatch) -> Mixture:
@@ -149,4 +159,21 @@ class Engine:
             total = uncertainty.total(probs, scale=scale)
             epistemic = uncertainty.epistemic(probs, mean_square, scale=scale)
         mask = probs.argmax(axis=0).astype(np.min_scalar_type(classes - 1))
-        return Band(top=top, probs=probs, mask=mask, total=total, epistemic=epistemic)
+        return Band(
+            top=top,
+            probs=probs,
+            mask=mask,
+            total=total,
+            epistemic=epistemic,
+            distance=final[-1] if self.distance else None,
+        )
+
+
+def _required(distance: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if distance is None:
+        message = (
+            "the ensemble has a distance channel, but its runners give no distance; give runners "
+            "whose mixtures have one"
+        )
+        raise BackendError(message)
+    return distance

@@ -43,6 +43,9 @@ class Band:
     """Total uncertainty (eq. 3-4), axes (rows, X)."""
     epistemic: PixelMap
     """Its epistemic part, axes (rows, X)."""
+    distance: PixelMap | None = None
+    """Mean relative distance to the boundary of the object, axes (rows, X), in [0, 1], where the
+    ensemble has a distance channel."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Prediction:
     epistemic: PixelMap
     """Its epistemic part, axes (Y, X)."""
     summary: Summary
+    distance: PixelMap | None = None
+    """Mean relative distance to the boundary of the object, axes (Y, X), in [0, 1], where the
+    ensemble has a distance channel."""
 
     @property
     def scores(self) -> ImageScores:
@@ -113,18 +119,25 @@ class Prediction:
     @classmethod
     def from_bands(cls, bands: Sequence[Band], summary: Summary) -> Prediction:
         """Join all rows."""
+        distances = [band.distance for band in bands if band.distance is not None]
         return cls(
             probs=_join([band.probs for band in bands]),
             mask=_join([band.mask for band in bands]),
             total=_join([band.total for band in bands]),
             epistemic=_join([band.epistemic for band in bands]),
             summary=summary,
+            distance=_join(distances) if distances else None,
         )
 
     def bands(self) -> Iterator[Band]:
         """Yield the prediction as one band, for writers that take bands."""
         yield Band(
-            top=0, probs=self.probs, mask=self.mask, total=self.total, epistemic=self.epistemic
+            top=0,
+            probs=self.probs,
+            mask=self.mask,
+            total=self.total,
+            epistemic=self.epistemic,
+            distance=self.distance,
         )
 
 

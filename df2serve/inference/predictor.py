@@ -195,6 +195,7 @@ class Predictor:
             config=self.config,
             num_classes=self.ensemble.manifest.num_classes,
             batch_size=self.runtime.batch_size or self._suitable_batch(runners[0].info),
+            distance=self.ensemble.manifest.has_distance,
             cancel=self._cancel,
         )
         return self

@@ -28,13 +28,16 @@ class MemberRunnerContract(ABC):
     channels: int = 2
     """C of the network under test."""
 
+    distance: bool = False
+    """Whether the network under test has a distance channel."""
+
     @abstractmethod
     def create(self) -> MemberRunner:
         """Return a new runner of the network under test."""
 
     @abstractmethod
     def reference(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the network's class probabilities, computed in float32 by other means."""
+        """Return what ``run`` is to return, computed in float32 by other means."""
 
     def tiles(self, count: int, rows: int, columns: int) -> NDArray[np.float32]:
         """Return normalised tiles, axes (N, C, Y, X); equal arguments give equal tiles."""
@@ -54,6 +57,9 @@ class MemberRunnerContract(ABC):
         assert probs.dtype == np.float32
         assert probs.shape[0] == 3
         assert probs.shape[2:] == (64, 96)
+        if self.distance:
+            probs, distance = probs[:, :-1], probs[:, -1]
+            assert 0 <= distance.min() <= distance.max() <= 1
         assert probs.min() >= 0
         np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
 
@@ -86,12 +92,16 @@ class MemberRunnerContract(ABC):
             for count in (1, 4, 8):
                 pooled = runner.run_views(tiles, views(count))
                 naive = Mixture.from_samples(
-                    [view.invert(runner.run(view.apply(tiles))) for view in views(count)]
+                    [view.invert(runner.run(view.apply(tiles))) for view in views(count)],
+                    distance=self.distance,
                 )
                 assert pooled.count == naive.count == count
                 atol = max(1e-6, self.tolerance / 10)
                 np.testing.assert_allclose(pooled.mean, naive.mean, atol=atol)
                 np.testing.assert_allclose(pooled.mean_square, naive.mean_square, atol=atol)
+                assert (pooled.distance is not None) == self.distance
+                if pooled.mean_distance is not None and naive.mean_distance is not None:
+                    np.testing.assert_allclose(pooled.mean_distance, naive.mean_distance, atol=atol)
 
     def test_leaves_its_input_alone_and_takes_any_memory_layout(self) -> None:
         tiles = self.tiles(2, 64, 64)

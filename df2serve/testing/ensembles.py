@@ -17,7 +17,7 @@ CLASS_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00"
 """Display colors of classes, background first."""
 
 
-def tiny_network(seed: int, *, channels: int, classes: int) -> nn.Module:
+def tiny_network(seed: int, *, channels: int, classes: int, distance: bool = False) -> nn.Module:
     """Return a U-Net of about 200 000 parameters with random weights, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -27,7 +27,7 @@ def tiny_network(seed: int, *, channels: int, classes: int) -> nn.Module:
             decoder_channels=(32, 16, 8, 8),
             encoder_weights=None,
             in_channels=channels,
-            classes=classes,
+            classes=classes + distance,
         )
     return cast("nn.Module", network.eval())
 
@@ -53,7 +53,13 @@ def manifest_fields(*, channels: int, classes: int, tile: int) -> dict[str, obje
 
 
 def random_ensemble(
-    target: str | Path, *, members: int, channels: int, classes: int, tile: int
+    target: str | Path,
+    *,
+    members: int,
+    channels: int,
+    classes: int,
+    tile: int,
+    distance: bool = False,
 ) -> Ensemble:
     """Write an ensemble of networks with random weights; equal arguments give equal folders.
 
@@ -63,7 +69,13 @@ def random_ensemble(
         channels: C.
         classes: K, background included.
         tile: rows and columns of a tile in pixels, a multiple of 32.
+        distance: give the networks a distance channel.
     """
-    networks = [tiny_network(seed, channels=channels, classes=classes) for seed in range(members)]
+    networks = [
+        tiny_network(seed, channels=channels, classes=classes, distance=distance)
+        for seed in range(members)
+    ]
     fields = manifest_fields(channels=channels, classes=classes, tile=tile)
+    if distance:
+        fields["distance_channel"] = "relative"
     return save_ensemble(target, fields, networks, files={})

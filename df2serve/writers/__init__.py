@@ -3,6 +3,7 @@
 from df2serve.writers._names import relative_names
 from df2serve.writers.figures import draw_ranking
 from df2serve.writers.folder import ResultFolder, Written, read_results
+from df2serve.writers.instances import write_instance_table
 from df2serve.writers.records import Record, RunInfo
 from df2serve.writers.tables import failure_row, ranking_rows, score_row, write_table
 from df2serve.writers.tiff import TiffRowWriter
@@ -19,5 +20,6 @@ __all__ = [
     "read_results",
     "relative_names",
     "score_row",
+    "write_instance_table",
     "write_table",
 ]

@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from df2serve.artifact import Ensemble
-from df2serve.config import InferenceConfig
+from df2serve.config import InferenceConfig, InstanceConfig
 from df2serve.errors import ConfigError, Df2ServeError, SourceNotFoundError
 from df2serve.inference import Band, PredictionStream
 from df2serve.io import Image
 from df2serve.writers._names import assign_names
 from df2serve.writers._staging import Staging, staging
+from df2serve.writers.instances import InstanceWriter
 from df2serve.writers.preview import Preview
 from df2serve.writers.records import (
+    InstanceCount,
     OutputFile,
     OutputKind,
     Record,
@@ -40,6 +42,8 @@ _PLACES: dict[OutputKind, str] = {
     "probabilities": "probabilities/{}.tif",
     "overlay": "previews/{}.png",
     "picture": "uncertainty/{}.png",
+    "labels": "labels/{}.tif",
+    "instances": "instances/{}.csv",
 }
 _RECORDS = "records"
 
@@ -95,6 +99,7 @@ class ResultFolder:
         sources: Sequence[str] = (),
         resume: bool = False,
         probabilities: bool = False,
+        instances: InstanceConfig | None = None,
     ) -> None:
         """Create the folder, or go on with one.
 
@@ -106,6 +111,7 @@ class ResultFolder:
                 suffix are told apart from the start.
             resume: go on with results that exist, and reuse those that are whole and up to date.
             probabilities: write class probabilities as well.
+            instances: write objects as well, found in this way; takes memory for whole images.
 
         Raises:
             ConfigError: the folder has other content, results but no leave to resume, or results
@@ -113,7 +119,8 @@ class ResultFolder:
             OutputError: it cannot be written.
         """
         self.target = Path(target)
-        self.run = RunInfo.of(ensemble, config)
+        self.run = RunInfo.of(ensemble, config, instances)
+        self._instances = instances
         self._layers = _layers(self.run, probabilities=probabilities)
         self._records: dict[str, Record] = {}
         if (self.target / _RUN).is_file():
@@ -145,7 +152,7 @@ class ResultFolder:
             return Written(record, reused=True)
         name = self._names[source]
         with staging() as files:
-            targets = self._write_pixels(files, name, stream)
+            targets, count = self._write_pixels(files, name, stream)
             summary = stream.summary
             record = Record(
                 name=name,
@@ -160,6 +167,7 @@ class ResultFolder:
                 seconds=summary.seconds,
                 batch_size=summary.batch_size,
                 notes=summary.notes,
+                instances=count,
             )
             content = record.model_dump_json(indent=2) + "\n"
             files.path(self._record_path(name)).write_text(content, encoding="utf-8")
@@ -192,12 +200,25 @@ class ResultFolder:
                 "or choose a new folder"
             )
             raise ConfigError(message)
+        self._adopt_instances(earlier.instances)
         for path in _record_paths(self.target):
             try:
                 record = read_record(path)
             except Df2ServeError:
                 continue  # a damaged record vouches for nothing: the image is computed again
             self._records[record.provenance.source] = record
+
+    def _adopt_instances(self, earlier: InstanceConfig | None) -> None:
+        """Keep to the instance settings of an earlier run, so that all labels are of one kind."""
+        if earlier is None or earlier == self._instances:
+            return
+        if self._instances is not None:
+            message = (
+                f"{self.target} holds objects of other settings ({earlier.method}, min_size "
+                f"{earlier.min_size}, …); use the same settings, or choose a new folder"
+            )
+            raise ConfigError(message)
+        self.run = self.run.model_copy(update={"instances": earlier})
 
     def _is_current(self, record: Record, stream: PredictionStream) -> bool:
         """Whether a result is what the stream would give, and undamaged."""
@@ -209,6 +230,7 @@ class ResultFolder:
             and image.selection == provenance.selection
             and image.pixel_size_um == provenance.pixel_size_um
             and all(layer.kind in record.files for layer in self._layers)
+            and (self._instances is None or record.instances is not None)
         )
         return same and all(self._is_whole(file) for file in record.files.values())
 
@@ -224,9 +246,11 @@ class ResultFolder:
 
     def _write_pixels(
         self, files: Staging, name: str, stream: PredictionStream
-    ) -> dict[OutputKind, Path]:
-        """Write everything but the record; return the files' final places."""
+    ) -> tuple[dict[OutputKind, Path], InstanceCount | None]:
+        """Write everything but the record; return the files' final places and count objects."""
         kinds: list[OutputKind] = [*(layer.kind for layer in self._layers), "overlay", "picture"]
+        if self._instances is not None:
+            kinds += ["labels", "instances"]
         targets = {kind: self.target / _PLACES[kind].format(name) for kind in kinds}
         image = stream.image
         preview = Preview(
@@ -234,6 +258,7 @@ class ResultFolder:
             colors=[item.color for item in self.run.classes],
             largest=self.run.largest_uncertainty,
         )
+        objects = self._instances and InstanceWriter(image, self.run, self._instances)
         with ExitStack() as stack:
             writers = [
                 (
@@ -248,9 +273,15 @@ class ResultFolder:
                 for take, writer in writers:
                     writer.append(take(band))
                 preview.append(band)
+                if objects:
+                    objects.append(band)
         preview.save_overlay(files.path(targets["overlay"]))
         preview.save_uncertainty(files.path(targets["picture"]))
-        return targets
+        if not objects:
+            return targets, None
+        return targets, objects.save(
+            name, labels=files.path(targets["labels"]), table=files.path(targets["instances"])
+        )
 
 
 def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:

@@ -9,15 +9,25 @@ from pydantic import Field, ValidationError
 
 from df2serve.artifact import Ensemble, ReviewThreshold
 from df2serve.artifact.manifest import ClassInfo
-from df2serve.config import Frozen, InferenceConfig, describe_validation_error
+from df2serve.config import Frozen, InferenceConfig, InstanceConfig, describe_validation_error
 from df2serve.core.scores import ImageScores
 from df2serve.core.uncertainty import maximum_uncertainty
 from df2serve.errors import DecodeError, SourceNotFoundError
 from df2serve.inference import Provenance
 
-__all__ = ["OutputFile", "OutputKind", "Record", "RunInfo", "read_record", "read_run"]
+__all__ = [
+    "InstanceCount",
+    "OutputFile",
+    "OutputKind",
+    "Record",
+    "RunInfo",
+    "read_record",
+    "read_run",
+]
 
-OutputKind: TypeAlias = Literal["mask", "uncertainty", "probabilities", "overlay", "picture"]
+OutputKind: TypeAlias = Literal[
+    "mask", "uncertainty", "probabilities", "overlay", "picture", "labels", "instances"
+]
 M = TypeVar("M", bound=Frozen)
 
 
@@ -29,6 +39,17 @@ class OutputFile(Frozen):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class InstanceCount(Frozen):
+    """How many objects a result has."""
+
+    kept: int
+    """Objects in the labels."""
+    removed: int
+    """Objects that were too small."""
+    removed_px: int
+    """Pixels of these."""
+
+
 class Record(Frozen):
     """Everything about the result of one image, except its pixels."""
 
@@ -36,7 +57,8 @@ class Record(Frozen):
     name: str
     """Name of the result, unique in its folder."""
     files: dict[OutputKind, OutputFile]
-    """``mask``, ``uncertainty``, on request ``probabilities``; pictures of both for people."""
+    """``mask``, ``uncertainty``; pictures of both for people; on request ``probabilities``, and
+    ``labels`` with their table ``instances``."""
     scores: ImageScores
     provenance: Provenance
     seconds: float
@@ -45,6 +67,8 @@ class Record(Frozen):
     """Network inputs per forward pass at the end."""
     notes: tuple[str, ...]
     """Remarks for people."""
+    instances: InstanceCount | None = None
+    """Objects, where they were asked for."""
 
 
 class RunInfo(Frozen):
@@ -60,6 +84,10 @@ class RunInfo(Frozen):
     """What was computed."""
     threshold: ReviewThreshold | None
     """U from which on predictions are to be reviewed, if the ensemble carries it."""
+    channels: tuple[str, ...] = ()
+    """Names of the image's channels in order."""
+    instances: InstanceConfig | None = None
+    """How masks are divided into objects, where that was asked for."""
 
     @property
     def largest_uncertainty(self) -> float:
@@ -67,7 +95,12 @@ class RunInfo(Frozen):
         return maximum_uncertainty(len(self.classes), self.config.uncertainty_scale)
 
     @classmethod
-    def of(cls, ensemble: Ensemble, config: InferenceConfig) -> RunInfo:
+    def of(
+        cls,
+        ensemble: Ensemble,
+        config: InferenceConfig,
+        instances: InstanceConfig | None = None,
+    ) -> RunInfo:
         """Describe predictions of an ensemble with these settings."""
         manifest = ensemble.manifest
         return cls(
@@ -77,6 +110,8 @@ class RunInfo(Frozen):
             classes=manifest.classes,
             config=config,
             threshold=ensemble.calibration.threshold("u"),
+            channels=tuple(channel.name for channel in manifest.channels),
+            instances=instances,
         )
 
 

@@ -32,6 +32,7 @@ def score_row(record: Record, run: RunInfo) -> Row:
         "foreground_fraction": scores.foreground_fraction,
         **{f"fraction {item.name}": shares.get(item) for item in run.classes[1:]},
         "empty_prediction": scores.empty_prediction,
+        **_instance_counts(record, run),
         "height": provenance.image_shape[1],
         "width": provenance.image_shape[2],
         "seconds": round(record.seconds, 3),
@@ -110,6 +111,16 @@ def _place_row(place: RankedImage, record: Record, run: RunInfo) -> Row:
     row = dict(score_row(record, run)) | {"needs_review": place.needs_review}
     del row["error"]
     return {"rank": place.rank, **row, "picture": record.files["overlay"].path}
+
+
+def _instance_counts(record: Record, run: RunInfo) -> Row:
+    if run.instances is None:
+        return {}
+    count = record.instances
+    return {
+        "instances": None if count is None else count.kept,
+        "removed_instances": None if count is None else count.removed,
+    }
 
 
 def _needs_review(u: float | None, run: RunInfo) -> bool | None:

@@ -12,6 +12,7 @@ import torch
 from df2serve.artifact import (
     Ensemble,
     GoldenTensors,
+    activate,
     load_ensemble,
     pack_ensemble,
     save_ensemble,
@@ -23,7 +24,7 @@ from df2serve.errors import (
     ManifestError,
     OutputError,
 )
-from df2serve.testing.ensembles import manifest_fields, tiny_network
+from df2serve.testing.ensembles import manifest_fields, random_ensemble, tiny_network
 
 FIELDS = manifest_fields(channels=1, classes=2, tile=64)
 TILES = torch.rand(2, 1, 64, 64)
@@ -55,6 +56,40 @@ def test_plain_smp_loads_the_folder_and_every_member(tiny: Ensemble) -> None:
         assert torch.equal(logits(plain), logits(tiny.load_member(index)))
 
 
+def test_a_distance_channel_is_one_output_more(tmp_path: Path) -> None:
+    ensemble = random_ensemble(
+        tmp_path / "with", members=1, channels=1, classes=2, tile=64, distance=True
+    )
+    manifest = ensemble.manifest
+    assert (manifest.has_distance, manifest.num_classes, manifest.num_outputs) == (True, 2, 3)
+    outputs = logits(smp.from_pretrained(tmp_path / "with").eval())
+    assert torch.equal(logits(ensemble.load_member(0)), outputs)
+    maps = activate(outputs, distance=True)
+    assert torch.equal(maps[:, :2], torch.softmax(outputs[:, :2], dim=1))
+    assert torch.equal(maps[:, 2], torch.sigmoid(outputs[:, 2]))
+    edit_manifest(ensemble, distance_channel=None)
+    with pytest.raises(ManifestError, match=r"classes=3, ensemble\.json needs 2"):
+        load_ensemble(tmp_path / "with").load_member(0)
+    edit_manifest(ensemble, distance_channel="squared")
+    with pytest.raises(ManifestError, match="distance_channel: Input should be 'relative'"):
+        load_ensemble(tmp_path / "with")
+
+
+def test_a_manifest_without_later_fields_stays_the_same_ensemble(
+    tiny: Ensemble, tmp_path: Path
+) -> None:
+    path = tiny.source / "ensemble.json"
+    content = json.loads(path.read_text())
+    del content["distance_channel"]
+    path.write_text(json.dumps(content))
+    older = load_ensemble(tiny.source)
+    assert not older.manifest.has_distance
+    assert logits(older.load_member(0)).shape == (2, 2, 64, 64)
+    assert pack_ensemble(older, tmp_path / "older.zip").sha256 == older.sha256
+    with pytest.raises(IntegrityError, match="changed since it was opened"):
+        pack_ensemble(tiny, tmp_path / "tiny.zip")
+
+
 def test_zip_is_the_same_ensemble(tiny: Ensemble, tmp_path: Path) -> None:
     packed = pack_ensemble(tiny, tmp_path / "tiny.zip")
     assert packed.sha256 == tiny.sha256
@@ -83,6 +118,7 @@ def test_golden_tensors_round_trip(tiny: Ensemble) -> None:
         image=np.arange(12, dtype=np.uint16).reshape(1, 3, 4),
         probs=np.full((2, 3, 4), 0.5, dtype=np.float32),
         total=np.ones((3, 4), dtype=np.float32),
+        distance=np.full((3, 4), 0.25, dtype=np.float32),
     )
     read = with_files(tiny, golden.to_files()).golden()
     assert read is not None

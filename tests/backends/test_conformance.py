@@ -17,11 +17,14 @@ class Reference(MemberRunnerContract):
     """Softmax of the network in eager float32."""
 
     def network(self) -> torch.nn.Module:
-        return tiny_network(7, channels=self.channels, classes=3)
+        return tiny_network(7, channels=self.channels, classes=3, distance=self.distance)
 
     def reference(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return torch.softmax(self.network()(torch.from_numpy(tiles)), dim=1).numpy()
+            logits = self.network()(torch.from_numpy(tiles)).numpy()
+        powers = np.exp(logits[:, :3])
+        probs = powers / powers.sum(axis=1, keepdims=True)
+        return np.concatenate([probs, 1 / (1 + np.exp(-logits[:, 3:]))], axis=1)
 
 
 class TestTorchFp32(Reference):
@@ -47,6 +50,21 @@ class TestOnnx(Reference):
     def create(self) -> MemberRunner:
         graph = onnx_graph(self.network(), channels=self.channels, side=64)
         return OnnxMemberRunner(graph, device="cpu")
+
+
+class TestTorchWithDistance(Reference):
+    distance = True
+
+    def create(self) -> MemberRunner:
+        return TorchMemberRunner(self.network(), device="cpu", precision="fp32", distance=True)
+
+
+class TestOnnxWithDistance(Reference):
+    distance = True
+
+    def create(self) -> MemberRunner:
+        graph = onnx_graph(self.network(), channels=self.channels, side=64, distance=True)
+        return OnnxMemberRunner(graph, device="cpu", distance=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -39,6 +39,26 @@ def test_the_whole_way(df2serve, ensemble: Ensemble, images: Path, tmp_path: Pat
     assert [row["needs_review"] for row in ranked["images"]] == [True, False]
 
 
+def test_objects(df2serve, ensemble: Ensemble, images: Path, tmp_path: Path) -> None:
+    arguments = ["predict", ensemble.source, images, "-o", tmp_path / "out", "--min-size", "4"]
+    finished = df2serve(*arguments)
+    assert (finished.code, finished.err) == (
+        2, "error: --min-size needs --instances watershed or --instances components\n"
+    )  # fmt: skip
+    assert "method: Input should be" in df2serve(*arguments, "--instances", "stardist").err
+    finished = df2serve(*arguments, "--instances", "components")
+    assert finished.code == 0
+    _, records = read_results(tmp_path / "out")
+    counts = [record.instances for record in records]
+    kept, removed = (sum(getattr(count, key) for count in counts) for key in ("kept", "removed"))
+    assert f"{kept} objects, {removed} too small ones left out: " in finished.out
+    lines = (tmp_path / "out/instances.csv").read_text().splitlines()
+    assert len(lines) == 1 + kept > 1
+    told = json.loads(df2serve(*arguments, "--instances", "components", "--resume", "--json").out)
+    assert [row["instances"] for row in told["images"]] == [count.kept for count in counts]
+    assert len((tmp_path / "out/instances.csv").read_text().splitlines()) == 1 + kept
+
+
 def test_threshold_of_the_ensemble(df2serve, images: Path, tmp_path: Path) -> None:
     opened = random_ensemble(tmp_path / "ens", members=1, channels=1, classes=2, tile=64)
     threshold = ReviewThreshold(

@@ -8,8 +8,15 @@ import pandas as pd
 import pytest
 
 from df2serve import Image, Predictor
+from df2serve.config import InstanceConfig
 from df2serve.testing import random_ensemble
-from df2serve.writers import ResultFolder, ranking_rows, score_row, write_table
+from df2serve.writers import (
+    ResultFolder,
+    ranking_rows,
+    score_row,
+    write_instance_table,
+    write_table,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 
@@ -19,9 +26,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     ensemble = random_ensemble(folder / "ens", members=1, channels=1, classes=2, tile=64)
     with Predictor(ensemble) as predictor:
-        target = ResultFolder(folder / "out", ensemble, predictor.config, probabilities=True)
+        target = ResultFolder(
+            folder / "out",
+            ensemble,
+            predictor.config,
+            probabilities=True,
+            instances=InstanceConfig(),
+        )
         image = Image.from_array(np.zeros((40, 40)), source="NAME.tif")
         record = target.write(predictor.stream(image)).record
+    write_instance_table(folder / "out", [record])
     write_table([score_row(record, target.run)], folder / "out/scores")
     write_table(ranking_rows([record], target.run, threshold=None), folder / "out/ranking")
     return folder / "out"
@@ -34,6 +48,16 @@ def test_columns(results: Path) -> None:
     ranking = [name.replace("class 1", "CLASS") for name in pd.read_csv(results / "ranking.csv")]
     assert scores == [name for name in described if name not in ("rank", "picture")]
     assert ranking == [name for name in described if name != "error"]
+
+
+def test_columns_of_objects(results: Path) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8").partition("\n## Objects\n")[2]
+    rows = re.findall(r"^    (\S.*?)  ", text.partition("\nWrite results")[0], re.MULTILINE)
+    described = [name for row in rows for name in row.split(", ")]
+    written = [
+        name.replace("channel 0", "CHANNEL") for name in pd.read_csv(results / "instances.csv")
+    ]
+    assert written == described
 
 
 def test_files(results: Path) -> None:

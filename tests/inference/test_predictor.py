@@ -138,6 +138,61 @@ def test_streamed_rows_equal_one_shot_stitching(ensemble: Ensemble, name: str) -
     np.testing.assert_allclose(streamed, blended / weight, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def with_distance(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    target = tmp_path_factory.mktemp("ensembles") / "distance"
+    return random_ensemble(target, members=2, channels=1, classes=3, tile=64, distance=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_the_distance_is_the_mean_over_members_and_views(
+    with_distance: Ensemble, backend: str
+) -> None:
+    prediction = df2serve.predict(
+        IMAGE, ensemble=with_distance, runtime=RuntimeConfig(backend=backend, device="cpu")
+    )
+    tile = (IMAGE[None, None].astype(np.float32) - 60) / np.float32(40)
+    samples = []
+    for index in range(2):
+        network = with_distance.load_member(index)
+        for view in views(4):
+            with torch.inference_mode():
+                outputs = network(torch.from_numpy(view.apply(tile).copy()))
+            samples.append(view.invert(torch.sigmoid(outputs[:, 3]).numpy())[0])
+    assert prediction.distance is not None
+    assert prediction.distance.dtype == np.float32
+    np.testing.assert_allclose(prediction.distance, np.mean(samples, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["accurate", "deepflash2", "fast"])
+def test_the_distance_changes_nothing_else(with_distance: Ensemble, name: str) -> None:
+    """Against an engine that leaves the distance out."""
+    with df2serve.Predictor(with_distance, config=name) as predictor:
+        whole = predictor.predict(TALL)
+        predictor.engine.distance = False
+        plain = predictor.predict(TALL)
+    assert plain.distance is None
+    assert whole.distance is not None
+    assert whole.distance.shape == TALL.shape
+    assert 0 <= whole.distance.min() < whole.distance.max() <= 1
+    for part in ("probs", "mask", "total", "epistemic"):
+        assert np.array_equal(getattr(whole, part), getattr(plain, part))
+    assert whole.scores == plain.scores
+    assert next(whole.bands()).distance is whole.distance
+
+
+def test_runners_without_the_distance_of_their_ensemble(
+    ensemble: Ensemble, with_distance: Ensemble
+) -> None:
+    runtime = RuntimeConfig()
+    with (
+        open_members(ensemble, runtime=runtime, precision="fp32", tile_shape=(64, 64)) as members,
+        df2serve.Predictor(with_distance, runners=members) as predictor,
+        pytest.raises(BackendError, match="its runners give no distance"),
+    ):
+        predictor.predict(IMAGE)
+
+
 def test_repeated_runs_are_bitwise_equal(ensemble: Ensemble) -> None:
     first, second = (df2serve.predict(TALL, ensemble=ensemble) for _ in range(2))
     assert np.array_equal(first.probs, second.probs)

@@ -205,6 +205,7 @@ def _fields(
         "pixel_size_um": None if size is None else asdict(size),
         "normalization": normalization,
         "tile_shape": recipe.sampling.patch_shape,
+        "distance_channel": "relative" if recipe.network.distance_head else None,
         "versions": {package: version(package) for package in _PACKAGES}
         | {"df2serve": __version__},
     }
@@ -278,4 +279,10 @@ def _golden(ensemble: Ensemble, training: Training) -> dict[str, bytes]:
     part = labeled.pixels[:, window[0], window[1]][:, : sides[0], : sides[1]]
     with Predictor(ensemble, runtime=RuntimeConfig(device="cpu")) as predictor:
         prediction = predictor.predict(np.ascontiguousarray(part), axes="CYX")
-    return GoldenTensors(image=part, probs=prediction.probs, total=prediction.total).to_files()
+    golden = GoldenTensors(
+        image=part,
+        probs=prediction.probs,
+        total=prediction.total,
+        distance=prediction.distance,
+    )
+    return golden.to_files()

@@ -23,7 +23,7 @@ from df2serve.errors import InputError, OutputError
 from df2serve_training.augment import Augmenter
 from df2serve_training.dataset import IntensityRange, LabeledImage
 from df2serve_training.history import StepReport
-from df2serve_training.losses import create_loss
+from df2serve_training.losses import create_loss, with_distance
 from df2serve_training.network import build_network
 from df2serve_training.patches import PatchSource, PatchStore
 from df2serve_training.recipe import OptimizerSettings, Recipe
@@ -66,19 +66,24 @@ class MemberFit:
 
     def __post_init__(self) -> None:
         training, channels = self.recipe.training, len(self.normalization.means)
-        classes = self.recipe.data.num_classes
+        classes, distance = self.recipe.data.num_classes, self.recipe.network.distance_head
         network, self.origin = build_network(
-            self.recipe.network, channels=channels, classes=classes, seed=self._seed_of(-1)
+            self.recipe.network,
+            channels=channels,
+            classes=classes + distance,
+            seed=self._seed_of(-1),
         )
         self._network = network.to(self.device).to(memory_format=torch.channels_last)
         average: Any = get_ema_multi_avg_fn(training.ema_decay)  # type: ignore[no-untyped-call]
         self._average = AveragedModel(self._network, multi_avg_fn=average, use_buffers=True)
         self._optimizer = _optimizer(self._network, self.recipe.optimizer)
         self._loss = create_loss(training.loss, num_classes=classes)
+        if distance:
+            self._loss = with_distance(self._loss, weight=training.distance_weight)
         seeds = {"seed": training.seed, "member": self.member}
         targets = [image.target for image in self.images]
         self._patches = PatchSource(
-            PatchStore(self.images, device=self.device),
+            PatchStore(self.images, device=self.device, distance=distance),
             PatchSampler(targets, self.recipe.sampling, **seeds),
             Augmenter(self.recipe.augment, self.intensities, **seeds, device=self.device),
             shape=self.recipe.sampling.patch_shape,
@@ -148,10 +153,12 @@ class MemberFit:
         return loss.detach()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the batch of a step: normalized images (N, C, Y, X) and classes (N, Y, X)."""
+        """Return the batch of a step: normalized images (N, C, Y, X) and what the loss takes."""
         size = self.recipe.training.batch_size
         images, targets = self._patches.batch(step * size, size)
-        return self._normalized(images), targets.long()
+        if not self.recipe.network.distance_head:
+            targets = targets.long()
+        return self._normalized(images), targets
 
     def validation_dice(self) -> float | None:
         """Return the mean Dice score of the averaged network; None without any foreground."""
@@ -160,7 +167,7 @@ class MemberFit:
         def classify(images: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._low_precision):
                 logits: Tensor = network(self._normalized(images))
-            return logits.argmax(dim=1)
+            return logits[:, : self.recipe.data.num_classes].argmax(dim=1)
 
         with torch.inference_mode():
             return self._validation.dice(classify, batch_size=self.recipe.training.batch_size)
@@ -266,6 +273,8 @@ class MemberFit:
         for image in self.images:
             digest.update(np.ascontiguousarray(image.pixels).data)
             digest.update(np.ascontiguousarray(image.target).data)
+            if self.recipe.network.distance_head and image.labels is not None:
+                digest.update(np.ascontiguousarray(image.labels).data)
         return digest.hexdigest()
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Final, TypeAlias, assert_never, cast
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from df2serve_training.recipe import LossName
 from df2serve_training.targets import IGNORED
 
-__all__ = ["Loss", "create_loss", "cross_entropy", "focal", "lovasz", "poly1"]
+__all__ = ["Loss", "create_loss", "cross_entropy", "focal", "lovasz", "poly1", "with_distance"]
 
 _FOCUS: Final = 2
 
@@ -69,6 +70,36 @@ def create_loss(name: LossName, *, num_classes: int) -> Loss:
             return poly1
         case _:
             assert_never(name)
+
+
+def with_distance(loss: Loss, *, weight: float) -> Loss:
+    """Return a loss of classes and distance.
+
+    The loss of the distance is the cross-entropy of the sigmoid of the last output with the
+    relative distance, mean over pixels that count, less its smallest possible value: 0 means that
+    all distances are right.
+
+    Args:
+        loss: of the classes.
+        weight: of the distance's loss in the sum.
+
+    Returns:
+        A function of outputs (N, K + 1, Y, X) and of class indices and distances, stacked as
+        float32 (N, 2, Y, X).
+    """
+
+    def combined(outputs: Tensor, target: Tensor) -> Tensor:
+        classes, distance = target[:, 0].long(), target[:, 1]
+        surprise = functional.binary_cross_entropy_with_logits(
+            outputs[:, -1], distance, reduction="none"
+        )
+        excess = (
+            surprise + torch.xlogy(distance, distance) + torch.xlogy(1 - distance, 1 - distance)
+        )
+        counts = classes != IGNORED
+        return loss(outputs[:, :-1], classes) + weight * _mean(excess * counts, classes)
+
+    return combined
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def build_network(
     Args:
         settings: architecture, encoder and weights.
         channels: C.
-        classes: K, the background included.
+        classes: output channels: K, the background included, and the distance where it is wanted.
         seed: of the random weights.
 
     Raises:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from df2serve_training.augment import Augmenter
 from df2serve_training.dataset import LabeledImage
 from df2serve_training.sampler import PatchCenter, PatchSampler
+from df2serve_training.targets import relative_distance
 
 __all__ = ["PatchSource", "PatchStore"]
 
@@ -20,16 +21,25 @@ __all__ = ["PatchSource", "PatchStore"]
 class PatchStore:
     """Images and targets on a device."""
 
-    def __init__(self, images: Sequence[LabeledImage], *, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        images: Sequence[LabeledImage],
+        *,
+        device: torch.device | str,
+        distance: bool = False,
+    ) -> None:
         """Copy images to the device, in their own type if it has 8 or 16 bit, else as float32.
 
         Args:
             images: of any sizes, with the same number of channels.
             device: where patches are to be.
+            distance: make the relative distance to the boundary of objects part of the targets.
         """
         self._device = torch.device(device)
         self._pixels = [_compact(image.pixels).to(self._device) for image in images]
-        self._targets = [torch.from_numpy(image.target).to(self._device) for image in images]
+        self._targets = [
+            torch.from_numpy(_target(image, distance=distance)).to(self._device) for image in images
+        ]
 
     def cut(
         self, center: PatchCenter, matrix: NDArray[np.float64], shape: tuple[int, int]
@@ -44,8 +54,9 @@ class PatchStore:
 
         Returns:
             Raw intensities, float32, axes (C, Y, X), interpolated linearly; and class indices,
-            uint8, axes (Y, X), each of the nearest pixel. Images are continued beyond their edges
-            by reflection with the edge pixel repeated.
+            uint8, axes (Y, X), each of the nearest pixel. With distances, these are interpolated
+            linearly and stacked behind the classes, float32, axes (2, Y, X). Images are continued
+            beyond their edges by reflection with the edge pixel repeated.
         """
         reach = np.abs(matrix) @ (np.array(shape) - 1)
         margins = np.ceil((reach - (np.array(shape) - 1)) / 2).clip(0).astype(int)
@@ -56,17 +67,22 @@ class PatchStore:
             return pixels.flip(mirrored), target.flip(mirrored)
         grid = _grid(matrix, shape, window, self._device)
         turned = _resample(pixels, grid, mode="bilinear")
-        return turned, _resample(target[None].float(), grid, mode="nearest")[0].byte()
+        if target.ndim == 2:
+            return turned, _resample(target[None].float(), grid, mode="nearest")[0].byte()
+        classes = _resample(target[:1], grid, mode="nearest")
+        return turned, torch.cat([classes, _resample(target[1:], grid, mode="bilinear")])
 
     def _read(
         self, center: PatchCenter, shape: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the surroundings of a pixel as intensities and classes."""
+        """Return the surroundings of a pixel as intensities and target."""
         pixels, target = self._pixels[center.image], self._targets[center.image]
         for axis, middle in ((-2, center.row), (-1, center.column)):
             places = torch.arange(shape[axis], device=self._device) + middle - shape[axis] // 2
             inside = _reflected(places, target.shape[axis])
             pixels, target = pixels.index_select(axis, inside), target.index_select(axis, inside)
+        if target.dtype == torch.float16:
+            target = target.float()
         if pixels.dtype == torch.int16:
             return (pixels.int() & 0xFFFF).float(), target
         return pixels.float(), target
@@ -105,7 +121,8 @@ class PatchSource:
 
         Returns:
             Raw intensities, float32, axes (N, C, Y, X), and class indices, uint8, axes (N, Y, X),
-            ``IGNORED`` where pixels do not count; on the device of the store.
+            ``IGNORED`` where pixels do not count; or, with distances, both stacked as float32, axes
+            (N, 2, Y, X). They are on the device of the store.
         """
         pixels, targets = [], []
         for number in range(first, first + count):
@@ -152,6 +169,13 @@ def _grid(
     x = torch.arange(shape[1], device=device) - (shape[1] - 1) / 2
     (row_y, row_x), (column_y, column_x) = (matrix * (2 / np.array(window))[:, None]).tolist()
     return torch.stack([column_y * y + column_x * x, row_y * y + row_x * x], dim=-1)[None]
+
+
+def _target(image: LabeledImage, *, distance: bool) -> NDArray[Any]:
+    """Return class indices, uint8, axes (Y, X), or with distances both as float16, (2, Y, X)."""
+    if not distance:
+        return image.target
+    return np.stack([image.target, relative_distance(image.target, image.labels)], dtype=np.float16)
 
 
 def _compact(pixels: NDArray[Any]) -> torch.Tensor:

@@ -52,6 +52,10 @@ class NetworkSettings(Frozen):
     """Licence of the weights in a file, as an SPDX identifier."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the architecture."""
+    distance_head: bool = False
+    """Give the network one output more, the relative distance to the boundary of the object, by
+    which touching objects are divided. Objects are those of ``masks = "instances"``, else the
+    connected components of every class."""
 
 
 class OptimizerSettings(Frozen):
@@ -98,6 +102,8 @@ class TrainingSettings(Frozen):
     batch_size: Annotated[int, Field(ge=1)] = 4
     """Patches per step."""
     loss: LossName = "ce_dice"
+    distance_weight: Annotated[float, Field(gt=0)] = 0.5
+    """Weight of the loss of the distance, where the network has it, beside the loss of classes."""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (
         Phase(share=0.05, rate=1e-3, freeze_encoder=True),
         Phase(share=0.95, rate=1e-3),

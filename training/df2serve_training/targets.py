@@ -9,9 +9,17 @@ import PIL.Image
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from df2serve.core.instances import each_object, inner_distance
 from df2serve.io import ClassMask, InstanceMask
 
-__all__ = ["IGNORED", "separate_instances", "training_target", "zoom_out_image", "zoom_out_mask"]
+__all__ = [
+    "IGNORED",
+    "relative_distance",
+    "separate_instances",
+    "training_target",
+    "zoom_out_image",
+    "zoom_out_mask",
+]
 
 IGNORED: Final = 255
 """Value of target pixels that do not count."""
@@ -51,6 +59,38 @@ def separate_instances(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     lowest = ndimage.minimum_filter(np.where(labels == 0, unlabeled, labels), 3, mode="nearest")
     foreground: NDArray[np.bool_] = (labels > 0) & (lowest == labels)
     return foreground
+
+
+def relative_distance(
+    target: NDArray[np.uint8], labels: NDArray[np.int32] | None
+) -> NDArray[np.float32]:
+    """Return how deep in its object every pixel is.
+
+    Args:
+        target: class indices, axes (Y, X), with ``IGNORED`` where pixels do not count.
+        labels: instances, axes (Y, X), 0 = background; when absent, the objects are the connected
+            components of every class.
+
+    Returns:
+        Euclidean distance to the nearest pixel outside of the object, divided by the largest one of
+        the object, axes (Y, X), in [0, 1]; 0 outside of objects. The end of the image is no
+        boundary. It is the same at every magnification.
+
+    Example:
+        >>> relative_distance(np.array([[0, 1, 1, 1, 1, 2, 0]], np.uint8), None).tolist()
+        [[0.0, 0.5, 1.0, 1.0, 0.5, 1.0, 0.0]]
+    """
+    distance = np.zeros(target.shape, np.float32)
+    if labels is not None:
+        groups = [labels]
+    else:
+        classes = np.setdiff1d(target, [0, IGNORED])
+        groups = [ndimage.label(target == class_index)[0] for class_index in classes]
+    for group in groups:
+        for box, inside in each_object(group):
+            depth = inner_distance(inside)
+            distance[box][inside] = depth[inside] / depth.max()
+    return distance
 
 
 def zoom_out_image(pixels: NDArray[Any], factor: float) -> NDArray[Any]:

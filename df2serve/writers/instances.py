@@ -1,0 +1,138 @@
+"""Objects of a prediction: label images and one table row per object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from df2serve.config import InstanceConfig
+from df2serve.core.instances import Instance, Instances, find_instances, measure_instances
+from df2serve.inference import Band
+from df2serve.io import Image
+from df2serve.writers._staging import staging
+from df2serve.writers.records import InstanceCount, Record, RunInfo
+from df2serve.writers.tiff import TiffRowWriter
+
+__all__ = ["InstanceWriter", "write_instance_table"]
+
+
+class InstanceWriter:
+    """Gathers the rows of a prediction; its objects are known when the last one is there.
+
+    Unlike the rest of a result, objects need the whole image in memory: 13 bytes per pixel, 17 with
+    a distance channel, and some 30 more while they are found and measured.
+    """
+
+    def __init__(self, image: Image, run: RunInfo, config: InstanceConfig) -> None:
+        """Start with no rows.
+
+        Args:
+            image: what is predicted.
+            run: names of classes and channels.
+            config: how masks are divided.
+        """
+        self._image = image
+        self._run = run
+        self._config = config
+        self._bands: list[Band] = []
+
+    def append(self, band: Band) -> None:
+        """Add the next rows."""
+        # no views, which would keep the maps of every class alive
+        distance = None if band.distance is None else band.distance.copy()
+        largest = band.probs.max(axis=0, keepdims=True)
+        self._bands.append(replace(band, probs=largest, distance=distance))
+
+    def save(self, name: str, *, labels: Path, table: Path) -> InstanceCount:
+        """Find the objects and write them.
+
+        Args:
+            name: of the result.
+            labels: TIFF file to create; 16 bits, float32 where there are more objects than that.
+            table: CSV file to create.
+        """
+        found = find_instances(
+            _joined(band.mask for band in self._bands),
+            config=self._config,
+            distance=_joined(band.distance for band in self._bands if band.distance is not None),
+        )
+        dtype = np.uint16 if len(found) <= np.iinfo(np.uint16).max else np.float32
+        with TiffRowWriter(
+            labels,
+            shape=found.labels.shape,
+            dtype=dtype,
+            display_range=(0, max(1, len(found))),
+            pixel_size_um=self._image.pixel_size_um,
+        ) as writer:
+            writer.append(found.labels)
+        self._frame(name, self._measured(found)).to_csv(
+            table, index=False, encoding="utf-8", float_format="%.7g", lineterminator="\n"
+        )
+        return InstanceCount(kept=len(found), removed=found.removed, removed_px=found.removed_px)
+
+    def _measured(self, found: Instances) -> tuple[Instance, ...]:
+        size = self._image.pixel_size_um
+        return measure_instances(
+            found,
+            image=self._image.data,
+            probability=_joined(band.probs[0] for band in self._bands),
+            total=_joined(band.total for band in self._bands),
+            epistemic=_joined(band.epistemic for band in self._bands),
+            pixel_area_um2=None if size is None else size.y_um * size.x_um,
+        )
+
+    def _frame(self, name: str, measured: tuple[Instance, ...]) -> pd.DataFrame:
+        """Return the table of one result."""
+        columns: dict[str, Iterable[Any]] = {
+            "name": [name] * len(measured),
+            "label": [item.label for item in measured],
+            "class": [self._run.classes[item.class_index].name for item in measured],
+            "area_px": [item.area_px for item in measured],
+            "area_um2": [item.area_um2 for item in measured],
+            "row": [item.row for item in measured],
+            "column": [item.column for item in measured],
+            "top": [item.top for item in measured],
+            "left": [item.left for item in measured],
+            "bottom": [item.bottom for item in measured],
+            "right": [item.right for item in measured],
+        }
+        for index, channel in enumerate(self._run.channels):
+            columns[f"intensity {channel}"] = [item.intensities[index] for item in measured]
+        columns["u"] = [item.u for item in measured]
+        columns["u_epistemic"] = [item.u_epistemic for item in measured]
+        columns["probability"] = [item.probability for item in measured]
+        return pd.DataFrame(columns)
+
+
+def write_instance_table(folder: Path, records: Iterable[Record]) -> Path:
+    """Write ``instances.csv``, the tables of several results below each other.
+
+    Args:
+        folder: of the results.
+        records: of results with objects.
+
+    Raises:
+        OutputError: it cannot be written, or a table cannot be read.
+    """
+    target = folder / "instances.csv"
+    with staging() as files, files.path(target).open("w", encoding="utf-8", newline="") as whole:
+        for number, record in enumerate(records):
+            with (folder / record.files["instances"].path).open(
+                encoding="utf-8", newline=""
+            ) as part:
+                header = part.readline()
+                whole.write("" if number else header)
+                whole.writelines(part)
+    return target
+
+
+def _joined(parts: Iterable[NDArray[Any]]) -> Any:
+    """Concatenate rows; None without any."""
+    present = list(parts)
+    return np.concatenate(present) if present else None
