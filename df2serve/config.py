@@ -142,6 +142,9 @@ class InferenceConfig(Frozen):
     grid: Grid = OverlapGrid()
     tile_shape: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]] | None = None
     """Rows and columns of a tile in pixels; the ensemble's own when absent."""
+    zoom_out: Annotated[float, Field(ge=1, le=64)] | None = None
+    """Pixels of an image per pixel that the networks see, along each axis; the ensemble's own when
+    absent. Images are averaged, and maps are interpolated back."""
     window_sigma: Annotated[float, Field(gt=0, le=1)] = 0.125
     """Standard deviation of the Gaussian blending window, as a share of the tile's side."""
     views: Literal[1, 4, 8] = 4

@@ -129,6 +129,8 @@ class Manifest(Frozen):
     normalization: Normalization
     tile_shape: tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]]
     """Rows and columns of a tile; the patch size of the training."""
+    zoom_out: Annotated[float, Field(ge=1, le=64)] = 1.0
+    """Pixels of an image per pixel that the networks were trained on, along each axis."""
     distance_channel: Literal["relative"] | None = None
     """What the sigmoid of an output channel behind the K logits means, where the networks have one:
     distance of an object's pixel to the object's outside, relative to the largest of the object."""

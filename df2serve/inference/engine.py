@@ -16,6 +16,7 @@ from df2serve.core import uncertainty
 from df2serve.core.augment import View, views
 from df2serve.core.mixture import Mixture
 from df2serve.core.normalize import Affine
+from df2serve.core.resolution import RowInterpolator
 from df2serve.core.tiling import Stitcher, TilePlan, TileSpec
 from df2serve.errors import BackendError, CancelledError, OutOfMemoryError
 from df2serve.inference.prediction import Band
@@ -45,6 +46,7 @@ class Engine:
         self,
         image: PixelSource,
         *,
+        shape: tuple[int, int],
         plan: TilePlan,
         affine: Affine,
         tile_done: Callable[[int], None],
@@ -53,7 +55,9 @@ class Engine:
 
         Args:
             image: raw intensities, axes (C, Y, X); read one tile row at a time.
-            plan: the tiles.
+            shape: rows and columns of the prediction, which is interpolated where the image has
+                fewer.
+            plan: the tiles of the image.
             affine: intensities to network input.
             tile_done: called with the number of tiles finished so far.
 
@@ -66,6 +70,8 @@ class Engine:
         per_tile = self.config.map_order == "per_tile"
         channels = self.num_classes + 1 + per_tile + self.distance
         stitcher = Stitcher(plan, channels=channels, sigma=self.config.window_sigma)
+        coarse = (plan.rows.length, plan.columns.length)
+        finer = None if shape == coarse else RowInterpolator(coarse, shape)
         top, done = 0, 0
         for row in range(len(plan.rows)):
             pixels = image[:, plan.row_span(row), 0 : plan.columns.length]
@@ -80,6 +86,8 @@ class Engine:
                 done += len(specs)
                 tile_done(done)
             final = stitcher.finish_row(row)
+            if finer is not None:
+                final = finer.push(final)
             if final.shape[1]:
                 yield self._band(top, final)
                 top += final.shape[1]

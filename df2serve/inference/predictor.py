@@ -22,6 +22,7 @@ from df2serve.artifact import Ensemble, load_ensemble
 from df2serve.backends import MemberRunner, RunnerInfo, open_members
 from df2serve.config import InferenceConfig, RuntimeConfig, preset
 from df2serve.core.normalize import affine_of
+from df2serve.core.resolution import CoarseSource
 from df2serve.core.scores import ScoreAccumulator
 from df2serve.core.tiling import plan_tiles
 from df2serve.errors import (
@@ -111,14 +112,18 @@ class PredictionStream:
     def _generate(self) -> Iterator[Band]:
         engine, config = self._predictor.engine, self._predictor.config
         tile_shape = self._predictor.tile_shape
-        plan = plan_tiles(self.shape, tile_shape, config.grid)
-        affine = affine_of(self._predictor.ensemble.manifest.normalization, self.image.data)
+        source = CoarseSource(self.image.data, config.zoom_out or 1.0)
+        plan = plan_tiles(source.shape[1:], tile_shape, config.grid)
+        affine = affine_of(self._predictor.ensemble.manifest.normalization, source)
 
         def tile_done(done: int) -> None:
             if self._listener is not None:
                 self._listener(Progress(source=self.image.source, done=done, total=len(plan)))
 
-        for band in engine.bands(self.image.data, plan=plan, affine=affine, tile_done=tile_done):
+        bands = engine.bands(
+            source, shape=self.shape, plan=plan, affine=affine, tile_done=tile_done
+        )
+        for band in bands:
             self._scores.update(
                 probs=band.probs, mask=band.mask, total=band.total, epistemic=band.epistemic
             )
@@ -168,7 +173,10 @@ class Predictor:
             config = self.ensemble.manifest.inference
         chosen = preset(config) if isinstance(config, str) else config
         self.tile_shape = chosen.tile_shape or self.ensemble.manifest.tile_shape
-        self.config = chosen.updated(tile_shape=self.tile_shape)
+        self.config = chosen.updated(
+            tile_shape=self.tile_shape,
+            zoom_out=chosen.zoom_out or self.ensemble.manifest.zoom_out,
+        )
         self.runtime = runtime or RuntimeConfig()
         self._runners = runners
         self._cancel = Event()

@@ -138,6 +138,21 @@ def test_streamed_rows_equal_one_shot_stitching(ensemble: Ensemble, name: str) -
     np.testing.assert_allclose(streamed, blended / weight, atol=1e-6)
 
 
+def test_a_coarser_resolution_is_left_and_entered_again(ensemble: Ensemble) -> None:
+    config = df2serve.preset("accurate").updated(zoom_out=2.0, tile_shape=(32, 32))
+    found = df2serve.predict(TALL, ensemble=ensemble, config=config)
+    halved = TALL.reshape(100, 2, 45, 2).mean(axis=(1, 3)).round().astype(np.uint8)
+    coarse = df2serve.predict(halved, ensemble=ensemble, config=config.updated(zoom_out=1.0))
+    probs = torch.nn.functional.interpolate(
+        torch.from_numpy(coarse.probs)[None], size=TALL.shape, mode="bilinear", align_corners=False
+    )[0].numpy()
+    np.testing.assert_allclose(found.probs, probs, atol=1e-5)
+    assert np.array_equal(found.mask, found.probs.argmax(axis=0))
+    # of the interpolated probabilities, not itself interpolated
+    np.testing.assert_allclose(found.total, 4 / 3 * (1 - (probs**2).sum(axis=0)), atol=1e-5)
+    assert found.summary.provenance.config.zoom_out == 2
+
+
 @pytest.fixture(scope="module")
 def with_distance(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     target = tmp_path_factory.mktemp("ensembles") / "distance"

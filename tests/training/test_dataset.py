@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from pydantic import ValidationError
 
+from df2serve.core.resolution import zoom_out
 from df2serve.errors import InputError, SourceNotFoundError
 from df2serve.io import ClassMask, InstanceMask
 from df2serve_training.folds import make_splits
@@ -20,7 +21,6 @@ from df2serve_training.targets import (
     IGNORED,
     separate_instances,
     training_target,
-    zoom_out_image,
     zoom_out_mask,
 )
 
@@ -204,22 +204,22 @@ def test_pixels_that_do_not_count_are_marked():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
-@pytest.mark.parametrize("factor", [2, 3, 4.0])
+@pytest.mark.parametrize("factor", [2.0, 3.0, 4.0])
 def test_coarser_pixels_are_means_of_those_covered(dtype, factor):
     side = int(factor)
     values = np.random.default_rng(0).integers(0, 60_000, (2, 12 * side, 7 * side))
     fine = (values % 256 if dtype == "uint8" else values).astype(dtype)
     means = fine.reshape(2, 12, side, 7, side).mean(axis=(2, 4))
-    coarse = zoom_out_image(fine, factor)
+    coarse = zoom_out(fine, factor)
     assert coarse.dtype == dtype
     assert np.allclose(coarse, means, atol=0.5 + 1e-3 if dtype != "float32" else 0.01)
 
 
-@pytest.mark.parametrize("factor", [1, 1.3, 2, 2.5, 100])
+@pytest.mark.parametrize("factor", [1.0, 1.3, 2.0, 2.5, 100.0])
 def test_zoomed_masks_fit_images_and_keep_their_labels(factor):
     mask = np.random.default_rng(0).choice([0, 3, 200_000], (47, 33)).astype(np.int32)
     coarse = zoom_out_mask(mask, factor)
-    assert zoom_out_image(mask[None], factor).shape[1:] == coarse.shape
+    assert zoom_out(mask[None], factor).shape[1:] == coarse.shape
     assert coarse.shape == tuple(max(1, int(side / factor)) for side in mask.shape)
     assert coarse.dtype == mask.dtype
     assert set(np.unique(coarse)) <= {0, 3, 200_000}
@@ -228,8 +228,8 @@ def test_zoomed_masks_fit_images_and_keep_their_labels(factor):
 def test_coarse_masks_lie_where_coarse_images_do():
     # a disk drawn in the image and in the mask must stay in the same place
     mask = disk(value=1, radius=15)
-    for factor in (1.7, 2, 3):
-        bright = zoom_out_image(mask[None] * np.float32(1), factor)[0] > 0.5
+    for factor in (1.7, 2.0, 3.0):
+        bright = zoom_out(mask[None] * np.float32(1), factor)[0] > 0.5
         assert (bright != zoom_out_mask(mask, factor)).mean() < 0.05
 
 

@@ -71,7 +71,7 @@ def train(folder: Path, chosen: Recipe, target: Path, seen: list[StepReport] | N
         (CellScene(shape=(96, 96), n_cells=6), {}, False),
         pytest.param(
             CellScene(shape=(96, 96), n_cells=6, channels=2, bit_depth=16),
-            {},
+            {"zoom_out": 1.5},
             True,
             marks=pytest.mark.slow,
         ),
@@ -82,7 +82,7 @@ def train(folder: Path, chosen: Recipe, target: Path, seen: list[StepReport] | N
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["binary", "16 bit, 2 channels, instances", "RGB, 4 classes"],
+    ids=["binary", "16 bit, 2 channels, instances, coarser", "RGB, 4 classes"],
 )
 def test_what_a_training_leaves(
     tmp_path: Path, scene: CellScene, data: dict[str, object], labels: bool
@@ -114,7 +114,9 @@ def test_what_a_training_leaves(
 
     golden = ensemble.golden()
     assert golden is not None
-    with Predictor(ensemble) as predictor:
+    assert manifest.zoom_out == data.get("zoom_out", 1)
+    config = manifest.inference.updated(zoom_out=1.0)
+    with Predictor(ensemble, config=config) as predictor:
         again = predictor.predict(golden.image, axes="CYX")
     np.testing.assert_allclose(again.probs, golden.probs, atol=1e-5)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from df2serve.core.resolution import zoom_out as coarse_image
 from df2serve.errors import InputError
 from df2serve.io import (
     ClassMask,
@@ -23,7 +24,7 @@ from df2serve.io import (
 )
 from df2serve_training.pairing import FilePair
 from df2serve_training.settings import DataSettings
-from df2serve_training.targets import training_target, zoom_out_image, zoom_out_mask
+from df2serve_training.targets import training_target, zoom_out_mask
 
 __all__ = [
     "IntensityRange",
@@ -180,7 +181,7 @@ def label_image(image: Image, mask: ClassMask | InstanceMask, zoom_out: float) -
     else:
         coarse = replace(mask, labels=zoom_out_mask(mask.labels, zoom_out), valid=valid)
     return LabeledImage(
-        pixels=zoom_out_image(np.asarray(image.data), zoom_out),
+        pixels=coarse_image(np.asarray(image.data), zoom_out),
         target=training_target(coarse),
         labels=coarse.labels if isinstance(coarse, InstanceMask) else None,
     )

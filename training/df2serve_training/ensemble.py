@@ -205,6 +205,7 @@ def _fields(
         "pixel_size_um": None if size is None else asdict(size),
         "normalization": normalization,
         "tile_shape": recipe.sampling.patch_shape,
+        "zoom_out": recipe.data.zoom_out,
         "distance_channel": "relative" if recipe.network.distance_head else None,
         "versions": {package: version(package) for package in _PACKAGES}
         | {"df2serve": __version__},
@@ -277,7 +278,8 @@ def _golden(ensemble: Ensemble, training: Training) -> dict[str, bytes]:
     )
     sides = training.recipe.sampling.patch_shape
     part = labeled.pixels[:, window[0], window[1]][:, : sides[0], : sides[1]]
-    with Predictor(ensemble, runtime=RuntimeConfig(device="cpu")) as predictor:
+    config = ensemble.manifest.inference.updated(zoom_out=1.0)
+    with Predictor(ensemble, config=config, runtime=RuntimeConfig(device="cpu")) as predictor:
         prediction = predictor.predict(np.ascontiguousarray(part), axes="CYX")
     golden = GoldenTensors(
         image=part,

@@ -197,7 +197,8 @@ def _out_of_fold(
 ) -> Iterator[OutOfFold]:
     names = training.splits.validation_names(fold)
     runtime = RuntimeConfig().updated(device=str(device))
-    with Predictor(member, runtime=runtime) as predictor:
+    config = member.manifest.inference.updated(zoom_out=1.0)  # images are at that resolution
+    with Predictor(member, config=config, runtime=runtime) as predictor:
         for image in training.data.take(names).images:
             labeled = training.data.load(image)
             pixels = Image.from_array(labeled.pixels, axes="CYX", source=image.name)

@@ -39,7 +39,7 @@ class DataSettings(Frozen):
     """Letters of TCZYX in stored order, where image files do not say which axis is which."""
     channels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Channels to take, counted from 0, in this order; all of them when absent."""
-    zoom_out: Annotated[float, Field(ge=1)] = 1.0
+    zoom_out: Annotated[float, Field(ge=1, le=64)] = 1.0
     """Pixels of the file per pixel of the training, along each axis."""
     cache: bool = True
     """Keep all images and masks in memory once they are read."""

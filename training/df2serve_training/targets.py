@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from df2serve.core.instances import each_object, inner_distance
+from df2serve.core.resolution import coarse_shape
 from df2serve.io import ClassMask, InstanceMask
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "relative_distance",
     "separate_instances",
     "training_target",
-    "zoom_out_image",
     "zoom_out_mask",
 ]
 
@@ -93,33 +92,6 @@ def relative_distance(
     return distance
 
 
-def zoom_out_image(pixels: NDArray[Any], factor: float) -> NDArray[Any]:
-    """Return an image at a coarser resolution, each pixel the mean of those it covers.
-
-    Args:
-        pixels: intensities, axes (C, Y, X).
-        factor: pixels of the image per new pixel, along each axis, 1 or more.
-
-    Returns:
-        Intensities in the same type, integers rounded, axes (C, int(Y / factor), int(X / factor)).
-
-    Example:
-        >>> zoom_out_image(np.array([[[0, 2, 9], [4, 6, 9], [9, 9, 9]]], np.uint8)[:, :2, :2], 2)
-        array([[[3]]], dtype=uint8)
-    """
-    if factor == 1:
-        return pixels
-    height, width = (len(places) for places in _centers(pixels.shape[1:], factor))
-    planes = [
-        PIL.Image.fromarray(plane.astype(np.float32)).resize(
-            (width, height), PIL.Image.Resampling.BOX
-        )
-        for plane in pixels
-    ]
-    coarse = np.stack([np.asarray(plane) for plane in planes])
-    return (coarse if pixels.dtype.kind == "f" else np.rint(coarse)).astype(pixels.dtype)
-
-
 def zoom_out_mask(plane: NDArray[Any], factor: float) -> NDArray[Any]:
     """Return a mask (Y, X) at a coarser resolution, each pixel the one at its center.
 
@@ -133,10 +105,9 @@ def zoom_out_mask(plane: NDArray[Any], factor: float) -> NDArray[Any]:
     return plane[np.ix_(rows, columns)]
 
 
-def _centers(shape: tuple[int, ...], factor: float) -> list[NDArray[np.intp]]:
+def _centers(shape: tuple[int, int], factor: float) -> list[NDArray[np.intp]]:
     """Return which rows and which columns lie at the centers of coarser pixels."""
-    counts = [max(1, int(length / factor)) for length in shape]
     return [
         ((np.arange(count) + 0.5) * (length / count)).astype(np.intp)
-        for length, count in zip(shape, counts, strict=True)
+        for length, count in zip(shape, coarse_shape(shape, factor), strict=True)
     ]
