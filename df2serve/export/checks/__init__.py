@@ -1,0 +1,1 @@
+"""What Fiji, bioimageio.core and the Zoo will say of a package."""
