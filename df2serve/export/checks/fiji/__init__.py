@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from df2serve.export.checks.fiji import data, description, files, geometry, processing, weights
 from df2serve.export.checks.fiji.rule import Rule, Subject
-from df2serve.export.checks.package import Package
 from df2serve.export.checks.report import Finding
 
 __all__ = ["RULES", "Rule", "Subject", "lint"]
@@ -27,8 +26,7 @@ RULES: tuple[Rule, ...] = tuple(
 """Every rule, by code."""
 
 
-def lint(package: Package) -> Iterator[Finding]:
+def lint(subject: Subject) -> Iterator[Finding]:
     """Yield what the rules find."""
-    subject = Subject(package)
     for rule in RULES:
         yield from rule.findings(subject)

@@ -79,8 +79,10 @@ class Subject:
     def torchscript(self) -> TorchScriptFacts | str | None:
         """What the TorchScript archive says, or why it cannot be read; None without one."""
         path = self.weights_file("torchscript")
+        if path is None:
+            return None
         try:
-            return path and read_torchscript(path, self.package.limits)
+            return read_torchscript(path, self.package.limits)
         except TorchScriptFileError as error:
             return str(error)
 
@@ -88,8 +90,10 @@ class Subject:
     def onnx(self) -> OnnxFacts | str | None:
         """What the ONNX file says, or why it cannot be read; None without one."""
         path = self.weights_file("onnx")
+        if path is None:
+            return None
         try:
-            return path and read_onnx(path)
+            return read_onnx(path)
         except OnnxFileError as error:
             return str(error)
 
