@@ -93,8 +93,7 @@ def _rows(report: CheckReport) -> list[dict[str, str]]:
             "code": code,
             "": findings[0].severity.value,
             "found": _places(findings),
-            "what comes of it": findings[0].reason,
-            "remedy": findings[0].remedy,
+            "what comes of it, and what to do": f"{findings[0].reason} {findings[0].remedy}",
         }
         for code, findings in groups.items()
     ]

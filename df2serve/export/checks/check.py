@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from df2serve.config import CheckLimits
+from df2serve.errors import BackendUnavailableError
 from df2serve.export.checks.engines import ENGINES, run_engines
 from df2serve.export.checks.fiji import Subject, lint
 from df2serve.export.checks.package import Package, open_package
@@ -19,6 +21,7 @@ __all__ = ["Part", "check_package"]
 
 Part: TypeAlias = Literal["fiji", "validation", "zoo"]
 
+_PACKAGES = ("bioimageio", "onnx", "yaml")
 _RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
 
@@ -49,8 +52,10 @@ def check_package(
 
     Raises:
         SourceNotFoundError: nothing is there.
+        BackendUnavailableError: the packages that checks need are not installed.
     """
     source = Path(path)
+    _require_packages()
     with open_package(source, limits) as (package, refused):
         if package is None:
             return _report(source, None, refused, ())
@@ -70,6 +75,15 @@ def check_package(
         )
         runs = (*(validation.runs if validation else ()), *foreign)
         return _report(source, package, findings, runs, zoo)
+
+
+def _require_packages() -> None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        message = (
+            f"checks need {', '.join(missing)}; install them with: pip install 'df2serve[export]'"
+        )
+        raise BackendUnavailableError(message)
 
 
 def _failures(runs: Iterable[Run]) -> Iterator[Finding]:

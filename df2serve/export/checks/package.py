@@ -17,8 +17,6 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-import yaml
-
 from df2serve.config import CheckLimits
 from df2serve.errors import SourceNotFoundError
 from df2serve.export.checks.report import Finding, Severity
@@ -324,6 +322,8 @@ def _check_entry(member: zipfile.ZipInfo) -> None:
 
 
 def _read_description(path: Path, limits: CheckLimits) -> Mapping[str, Any]:
+    import yaml
+
     size = path.stat().st_size
     if size > limits.max_description_bytes:
         message = f"{size} bytes, at most {limits.max_description_bytes} are read"
