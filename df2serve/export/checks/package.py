@@ -9,7 +9,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -328,9 +328,11 @@ def _read_description(path: Path, limits: CheckLimits) -> Mapping[str, Any]:
     if size > limits.max_description_bytes:
         message = f"{size} bytes, at most {limits.max_description_bytes} are read"
         raise _RefusedError(_TOO_LARGE, path.name, message)
+    text = path.read_bytes()
     try:
-        content = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        _check_depth(yaml.parse(text, Loader=yaml.CSafeLoader), path.name, limits)
+        content = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         message = " ".join(str(error).split())[:300]
         raise _RefusedError(_UNREADABLE, path.name, message) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -342,8 +344,20 @@ def _read_description(path: Path, limits: CheckLimits) -> Mapping[str, Any]:
     return content
 
 
+def _check_depth(events: Iterable[object], place: str, limits: CheckLimits) -> None:
+    """Refuse what is so deep that libyaml's loader would overflow the stack."""
+    from yaml import CollectionEndEvent, CollectionStartEvent
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > limits.max_description_depth:
+            message = f"more than {limits.max_description_depth} levels deep"
+            raise _RefusedError(_TOO_LARGE, place, message)
+
+
 def _check_extent(content: object, place: str, limits: CheckLimits) -> None:
-    """Refuse what is too large or too deep for a walk that does not know aliases."""
+    """Refuse what is too large or, through aliases, too deep for whoever walks through it."""
     waiting, seen = [(content, 1)], 0
     while waiting:
         value, depth = waiting.pop()

@@ -137,7 +137,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "no description": ("PKG006", empty_archive),
     "no YAML": ("PKG007", description(b"a: [")),
     "no text": ("PKG007", description(b"\xff\xfe\x00")),
-    "very deep": ("PKG007", description(b"[" * 30000)),
+    "very deep": ("PKG004", description(b"[" * 30000)),
     "a list": ("PKG007", description(b"- a")),
     "a program": ("PKG007", description(b"a: " + EXECUTED)),
     "a data set": ("PKG008", description(b"type: dataset")),
