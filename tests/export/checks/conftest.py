@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 import shutil
 import sys
 import warnings
@@ -196,3 +197,10 @@ def instanseg() -> Path:
     if not folder.is_dir():
         pytest.skip("packages of InstanSeg not found; 'make foreign' fetches them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def engine_cache() -> Path:
+    """Environments of engines, kept from run to run."""
+    cache = Path(os.environ.get("DF2SERVE_CACHE", Path.home() / ".cache" / "df2serve"))
+    return cache / "engines"
