@@ -68,9 +68,8 @@ def _cache_folder() -> Path:
 def _show(report: CheckReport) -> None:
     from df2serve.export.checks import Severity
 
-    described = f", {report.model}" if report.model else ""
-    version = f", format {report.format_version}" if report.format_version else ""
-    typer.echo(f"{report.source}{described}{version}")
+    facts = (report.source, report.model or "no model", report.format_version or "no format")
+    print_table([dict(zip(("package", "model", "format"), facts, strict=True))])
     if report.findings:
         print_table(_rows(report))
     if report.runs:

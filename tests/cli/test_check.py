@@ -28,8 +28,8 @@ def package(tmp_path: Path) -> Path:
 def test_findings_and_exit_code(df2serve: Run, package: Path) -> None:
     result = df2serve("check", package, "--only", "fiji")
     assert result.code == 1
-    first, *_, last = result.out.splitlines()
-    assert first == "rdf.yaml, a sketch, format 0.5.10"
+    _, second, *_, last = result.out.splitlines()
+    assert second.split() == ["rdf.yaml", "a", "sketch", "0.5.10"]
     assert last == "2 errors, 3 warnings, 0 notes"
     assert "inputs: got 0, expected 1" in result.out
     assert result.err == ""
@@ -49,6 +49,15 @@ def test_a_package_that_is_not_opened(df2serve: Run, tmp_path: Path) -> None:
     result = df2serve("check", tmp_path / "package.zip")
     assert result.code == 1
     assert "PKG001" in result.out
+
+
+def test_names_do_not_command_the_terminal(df2serve: Run, package: Path) -> None:
+    text = DESCRIPTION.replace("a sketch", '"[/b] \\e[2J"').replace("[]", "7", 1)
+    package.write_text(text)
+    result = df2serve("check", package, "--only", "fiji")
+    assert result.code == 1
+    assert "[/b] \ufffd[2J" in result.out
+    assert "\x1b" not in result.out
 
 
 def test_bad_calls(df2serve: Run, package: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -106,19 +107,20 @@ def run_engines(subject: Subject, engines: tuple[Engine, ...], cache: Path) -> t
 
 def _run(subject: Subject, engine: Engine, cache: Path) -> Run:
     name = f"{engine.weights} in {engine.recipes[0].name}"
+    path, image = subject.weights_file(engine.weights), _test_image(subject)
     obstacle = _obstacle(subject, engine.weights)
-    if obstacle:
-        return Run(name, Status.SKIPPED, obstacle)
+    if obstacle or path is None:
+        return Run(name, Status.SKIPPED, obstacle or "there is no file")
+    if isinstance(image, str):
+        return Run(name, Status.SKIPPED, image)
     try:
         recipe, environment = _build_first(engine.recipes, cache)
     except EngineUnavailableError as error:
         return Run(name, Status.SKIPPED, str(error))
-    images = _images(subject.inputs[0], subject)
-    path = subject.weights_file(engine.weights)
-    job = _Job(path, engine.weights, images, subject.package.limits.max_seconds)
-    expected = job.run(None, None)
-    found = job.run(recipe, environment)
     name = f"{engine.weights} in {recipe.name}"
+    images = [image, *_other_images(subject.inputs[0], image)]
+    job = _Job(path.absolute(), engine.weights, images, subject.package.limits.max_seconds)
+    expected, found = job.run(None, None), job.run(recipe, environment)
     if isinstance(expected, str):
         return Run(name, Status.SKIPPED, f"the current engine does not run it: {expected}")
     if isinstance(found, str):
@@ -127,42 +129,42 @@ def _run(subject: Subject, engine: Engine, cache: Path) -> Run:
 
 
 def _obstacle(subject: Subject, weights: str) -> str | None:
-    """Return why weights cannot be run here."""
-    facts = subject.torchscript if weights == "torchscript" else subject.onnx
-    if facts is None:
-        return "there is no file"
-    if isinstance(facts, str):
-        return facts
-    if isinstance(facts, TorchScriptFacts) and facts.unsafe:
-        return facts.unsafe
-    if isinstance(facts, OnnxFacts) and facts.external:
-        return "weights in other files"
+    """Return why weights are not to be run."""
+    match subject.torchscript if weights == "torchscript" else subject.onnx:
+        case str(error):
+            return error
+        case TorchScriptFacts(unsafe=reason):
+            return reason
+        case OnnxFacts(external=True):
+            return "weights in other files"
+    return None
+
+
+def _test_image(subject: Subject) -> NDArray[np.float32] | str:
+    """Return the test tensor of the only input, or why there is none that can be used."""
     if len(subject.inputs) != 1:
         return "only models with one input are run in other engines"
     path = subject.package.find(subject.inputs[0].test)
     array = read_tensor(path) if path else "no test tensor"
     if isinstance(array, str):
         return array
-    return None if array.dtype == np.float32 else f"the test tensor is {array.dtype}, not float32"
+    if array.dtype != np.float32:
+        return f"the test tensor is {array.dtype}, not float32"
+    return np.ascontiguousarray(array)
 
 
-def _images(tensor: Tensor, subject: Subject) -> list[NDArray[np.float32]]:
-    """Return the test tensor and, where sizes may vary, an odd size in a batch of two."""
-    path = subject.package.find(tensor.test)
-    array = read_tensor(path) if path else None
-    test = np.ascontiguousarray(array, dtype=np.float32)
+def _other_images(tensor: Tensor, test: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield an odd size in a batch of two, if sizes may vary."""
     if test.ndim != len(tensor.axes):
-        return [test]
+        return
     shape, steps = list(test.shape), iter(_ODD_STEPS)
     for index, axis in enumerate(tensor.axes):
         if axis.kind == "batch" and axis.size is None:
             shape[index] = 2
         elif axis.kind == "space" and isinstance(axis.size, Parametrized):
             shape[index] = axis.size.min + next(steps, 0) * axis.size.step
-    if shape == list(test.shape):
-        return [test]
-    values = np.random.default_rng(_SEED).choice(test.ravel(), shape)
-    return [test, values.astype(np.float32)]
+    if tuple(shape) != test.shape:
+        yield np.random.default_rng(_SEED).choice(test.ravel(), shape).astype(np.float32)
 
 
 def _compare(
@@ -192,7 +194,7 @@ def _compare(
 class _Job:
     """A model and images to run it on."""
 
-    model: Path | None
+    model: Path
     weights: str
     images: list[NDArray[np.float32]]
     seconds: float
@@ -206,17 +208,14 @@ class _Job:
             for number, image in enumerate(self.images):
                 image.tofile(home / f"input-{number}.bin")
             content: dict[str, Any] = {
-                "model": str(self.model and self.model.absolute()),
+                "model": str(self.model),
                 "format": self.weights,
                 "shapes": [image.shape for image in self.images],
             }
             request.write_text(json.dumps(content))
-            node = recipe is not None and recipe.python is None
-            suffix = "cjs" if node else "py"
-            program = "node" if node else str((environment or Path()) / "bin" / "python")
-            with as_file(files(__package__) / f"_engine_script.{suffix}") as script:
+            with _program(recipe, environment) as command:
                 ended = run_confined(
-                    [program if environment else sys.executable, str(script), str(request)],
+                    [*command, str(request)],
                     home,
                     seconds=self.seconds,
                     environment={"DF2SERVE_ENGINE": str(environment)},
@@ -232,6 +231,19 @@ class _Job:
                 np.fromfile(home / f"output-{number}-{index}.bin", np.float32).reshape(shape)
                 for index, shape in enumerate(outputs)
             ]
+
+
+@contextmanager
+def _program(recipe: Recipe | None, environment: Path | None) -> Iterator[list[str]]:
+    """Give the interpreter and the script that run a model."""
+    if recipe is None or environment is None:
+        suffix, interpreter = "py", sys.executable
+    elif recipe.python:
+        suffix, interpreter = "py", str(environment / "bin" / "python")
+    else:
+        suffix, interpreter = "cjs", "node"
+    with as_file(files(__package__) / f"_engine_script.{suffix}") as script:
+        yield [interpreter, str(script)]
 
 
 # -- environments -------------------------------------------------------------------------------
@@ -267,8 +279,8 @@ def _build(recipe: Recipe, cache: Path) -> Path:
         _execute(_uv(), "pip", "install", "--python", python, *recipe.packages)
     else:
         npm = shutil.which("npm")
-        if npm is None:
-            message = "npm is not installed"
+        if npm is None or shutil.which("node") is None:
+            message = "Node.js with npm is not installed"
             raise EngineUnavailableError(message)
         _execute(npm, "install", "--ignore-scripts", "--prefix", str(home), *recipe.packages)
     (home / _READY).touch()
