@@ -15,6 +15,7 @@ from df2serve.errors import ConfigError
 __all__ = [
     "PRESETS",
     "CentreGrid",
+    "CheckLimits",
     "DecodeLimits",
     "Grid",
     "ImageNormalization",
@@ -244,6 +245,32 @@ class DecodeLimits(Frozen):
     """Processor and wall-clock time of a decoder process; in-process reading is not timed."""
     max_memory_bytes: Annotated[int, Field(ge=1 << 27)] = 4 << 30
     """Address space that a decoder process may use beyond its start."""
+
+
+class CheckLimits(Frozen):
+    """How much a package may ask for before its check stops."""
+
+    title: ClassVar[str] = "limits of checks"
+    max_files: Annotated[int, Field(ge=1)] = 10_000
+    """Files of a package."""
+    max_bytes: Annotated[int, Field(ge=1)] = 32 << 30
+    """Unpacked bytes of a package."""
+    max_ratio: Annotated[float, Field(ge=1)] = 50.0
+    """Unpacked bytes per packed byte, of packages with more than ``free_bytes``."""
+    free_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Unpacked bytes that are never too many."""
+    max_description_bytes: Annotated[int, Field(ge=1)] = 4 << 20
+    """Bytes of the description (``rdf.yaml``)."""
+    max_description_nodes: Annotated[int, Field(ge=1)] = 200_000
+    """Values in the description, repeated ones counted as often as they are repeated."""
+    max_description_depth: Annotated[int, Field(ge=1)] = 100
+    """Levels of the description."""
+    max_code_bytes: Annotated[int, Field(ge=1)] = 64 << 20
+    """Bytes of code in a TorchScript archive that are looked at."""
+    max_tensor_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    """Bytes of a test tensor whose values are looked at."""
+    max_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """Wall-clock time of one run of a model, in a process of its own."""
 
 
 def describe_validation_error(what: str, error: ValidationError) -> str:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from df2serve.inference import Progress as TileProgress
@@ -39,8 +40,14 @@ def print_table(rows: Sequence[dict[str, str]]) -> None:
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row.values())
+        # not as markup: names come from files
+        table.add_row(*(Text(_printable(cell)) for cell in row.values()))
     Console(highlight=False).print(table)
+
+
+def _printable(text: str) -> str:
+    """Replace what could command a terminal."""
+    return "".join(mark if mark.isprintable() or mark == "\n" else "\ufffd" for mark in text)
 
 
 class ImageProgress(AbstractContextManager["ImageProgress", None]):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from df2serve._version import __version__
+from df2serve.cli.check import check
 from df2serve.cli.demo import demo
 from df2serve.cli.doctor import doctor
 from df2serve.cli.info import info
@@ -43,7 +44,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, doctor):
+for _verb in (demo, predict, rank, info, check, doctor):
     app.command()(_verb)
 
 
