@@ -48,6 +48,32 @@ class Normalization(nn.Module):
         return (x - offset.to(torch.float32)) / scale.to(torch.float32)
 
 
+class Recorded(nn.Module):
+    """Base of networks that are written down as a list of operations on named tensors."""
+
+    def __init__(self, tensors: List[Tuple[str, List[int], torch.dtype, bool]]) -> None:  # noqa: UP006
+        """Create tensors of names, shapes and types, as parameters or buffers."""
+        super().__init__()
+        for name, shape, dtype, is_parameter in tensors:
+            *path, last = name.split(".")
+            place: nn.Module = self
+            for part in path:
+                if part not in place._modules:
+                    place.add_module(part, nn.Module())
+                place = place.get_submodule(part)
+            tensor = torch.zeros(shape, dtype=dtype)
+            if is_parameter:
+                place.register_parameter(last, nn.Parameter(tensor))
+            else:
+                place.register_buffer(last, tensor)
+
+    def tensors(self) -> Dict[str, Tensor]:  # noqa: UP006
+        """Return parameters and buffers by name."""
+        found: Dict[str, Tensor] = dict(self.named_buffers())  # noqa: UP006
+        found.update(self.named_parameters())
+        return found
+
+
 class Pool(nn.Module):
     """All members under all views of a tile: moments of their class probabilities."""
 
