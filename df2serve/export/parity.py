@@ -22,7 +22,7 @@ from df2serve.export.settings import Variant
 from df2serve.export.system import ExportSource
 from df2serve.inference import Prediction, Predictor
 
-__all__ = ["Case", "Deviation", "Maps", "Reference", "Run", "measure"]
+__all__ = ["Case", "Deviation", "Maps", "Reference", "Run", "cut_window", "measure"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Run: TypeAlias = Callable[[Floats], Sequence[Floats]]
@@ -109,8 +109,20 @@ class Deviation:
 class Reference:
     """The ensemble's own predictions; use it as a context manager."""
 
-    def __init__(self, source: ExportSource) -> None:
-        """Prepare; members are loaded on entering the context."""
+    def __init__(self, source: ExportSource, image: NDArray[np.generic] | None = None) -> None:
+        """Prepare; members are loaded on entering the context.
+
+        Args:
+            source: what is exported.
+            image: raw intensities, axes (C, Y, X), instead of the golden image.
+        """
+        golden = source.ensemble.golden()
+        if image is None and golden is not None:
+            image = golden.image
+        self.has_image = image is not None
+        """Whether :attr:`scene` is a real image."""
+        self.scene = _noise(source) if image is None else image.astype(np.float32)
+        """Where test images are cut from: raw intensities, axes (C, Y, X)."""
         self._source = source
         self._stack = ExitStack()
 
@@ -171,27 +183,14 @@ class Reference:
             (1, 1, 1),
             (1, rows + 1, columns * 5 // 4 + 3),
         ]
-        seen = self._scene()
-        batches = [np.stack([_window(seen, n, size) for n in range(count)]) for count, *size in sizes]
+        batches = [
+            np.stack([cut_window(self.scene, index, size) for index in range(count)])
+            for count, *size in sizes
+        ]
         return [
             Case(batch, tuple(self.predict(image, whole=whole) for image in batch))
             for batch in batches
         ]
-
-    def _scene(self) -> Floats:
-        """Return the golden image, or noise of plausible intensities, axes (C, Y, X)."""
-        golden = self._source.ensemble.golden()
-        if golden is not None:
-            return golden.image.astype(np.float32)
-        manifest = self._source.ensemble.manifest
-        noise = np.random.default_rng(0).uniform(
-            size=(manifest.num_channels, *self._source.tile_shape)
-        )
-        scale = np.full(manifest.num_channels, 255.0)
-        if isinstance(manifest.normalization, TrainingNormalization):
-            means, stds = map(np.array, (manifest.normalization.means, manifest.normalization.stds))
-            scale = means + 2 * stds
-        return (noise * scale[:, None, None]).astype(np.float32)
 
     def check_golden(self) -> None:
         """Compare the ensemble with its own golden tensors, where they apply.
@@ -247,11 +246,29 @@ def _larger(so_far: float, found: Floats, expected: Floats) -> float:
     return max(so_far, float(np.abs(found - expected).max()))
 
 
-def _window(scene: Floats, index: int, size: Sequence[int]) -> Floats:
-    """Cut a window of any size out of a scene that is mirrored at its edges, axes (C, Y, X)."""
+def cut_window(scene: Floats, index: int, size: Sequence[int]) -> Floats:
+    """Cut a window of any size out of a scene.
+
+    Args:
+        scene: axes (C, Y, X); mirrored at its right and lower edge where the window exceeds it.
+        index: which of nine places, counted from 0 in the middle.
+        size: rows and columns.
+    """
     rows, columns = size
     _, height, width = scene.shape
     wide = np.pad(scene, ((0, 0), (0, rows), (0, columns)), mode="symmetric")
-    top = (height - min(rows, height)) * (index + 1) // 3
-    left = (width - min(columns, width)) * (index + 1) // 3
+    across, down = ((place + 1) % 3 for place in divmod(index % 9, 3))
+    top = max(0, height - rows) * down // 2
+    left = max(0, width - columns) * across // 2
     return np.ascontiguousarray(wide[:, top : top + rows, left : left + columns])
+
+
+def _noise(source: ExportSource) -> Floats:
+    """Return noise of plausible intensities, axes (C, Y, X)."""
+    manifest = source.ensemble.manifest
+    noise = np.random.default_rng(0).uniform(size=(manifest.num_channels, *source.tile_shape))
+    largest = np.full(manifest.num_channels, 255.0)
+    if isinstance(manifest.normalization, TrainingNormalization):
+        means, stds = map(np.array, (manifest.normalization.means, manifest.normalization.stds))
+        largest = means + 2 * stds
+    return (noise * largest[:, None, None]).astype(np.float32)
