@@ -1,0 +1,208 @@
+"""Ensembles as packages of the BioImage Model Zoo, which Fiji, ilastik, BiaPy and bioimageio.core run."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from df2serve.artifact import save_ensemble
+from df2serve.artifact._package import ENSEMBLE, without_weights
+from df2serve.errors import ExportError
+from df2serve.export._example import Example, choose_example
+from df2serve.export._measured import Cost, measure_cost
+from df2serve.export._rdf import ARCHITECTURE, FILES, PackageFacts, describe, test_output
+from df2serve.export._readme import readme
+from df2serve.export.architecture import Architecture, write_architecture
+from df2serve.export.card import Card
+from df2serve.export.onnx import onnx_bytes
+from df2serve.export.parity import Deviation, Reference, measure
+from df2serve.export.system import ExportSource, output_names
+from df2serve.export.torchscript import module_runner, torchscript_bytes
+from df2serve.inference import Prediction
+
+__all__ = ["WeightsFormat", "package_bytes"]
+
+WeightsFormat: TypeAlias = Literal["pytorch_state_dict", "torchscript", "onnx"]
+
+_MACROS = ("uncertainty_score.ijm", "split_objects.ijm")
+
+
+def package_bytes(
+    source: ExportSource,
+    reference: Reference,
+    *,
+    card: Card,
+    formats: Sequence[WeightsFormat],
+    facts: dict[str, Any],
+) -> tuple[bytes, Mapping[str, Deviation]]:
+    """Return a package as one zip file, and how far each format deviates from the ensemble.
+
+    Args:
+        source: what is exported.
+        reference: the ensemble, loaded.
+        card: what people say of it, complete.
+        formats: weights to put in.
+        facts: what TorchScript and ONNX files say about themselves.
+
+    Raises:
+        ExportError: there is no image to test with, or the description is not valid.
+        ParityError: a format does not compute what the ensemble computes.
+    """
+    if source.settings.precision != "fp32" or source.settings.opset != "fiji":
+        message = (
+            "packages run in engines that need float32 and opset 17; got precision "
+            f"{source.settings.precision!r} and opset {source.settings.opset!r}"
+        )
+        raise ExportError(message)
+    example = choose_example(source, reference)
+    contents = _tests(source, example)
+    architecture, deviations = _weights(source, reference, formats, facts, contents)
+    with tempfile.TemporaryDirectory() as folder:
+        contents |= {
+            "cover.png": example.cover(source, Path(folder)),
+            ENSEMBLE: _ensemble(source, Path(folder)),
+            **{name: _macro(name, source) for name in _MACROS},
+        }
+        described = PackageFacts(
+            source=source,
+            card=card,
+            contents=contents,
+            architecture=architecture,
+            deviations=deviations,
+            cost=_cost(contents, Path(folder)),
+            ranges=tuple(float(one.max()) for one in _outputs(source, example.prediction)),
+        )
+        contents["README.md"] = readme(described).encode()
+        description = yaml.safe_dump(describe(described), sort_keys=False, allow_unicode=True)
+        contents["rdf.yaml"] = description.encode()
+        _validate(contents, Path(folder) / "package")
+    return _zipped(contents), deviations
+
+
+def _tests(source: ExportSource, example: Example) -> dict[str, bytes]:
+    """Return test and sample tensors by file."""
+    arrays = {"test_input.npy": example.image[None]}
+    for name, values in zip(
+        output_names(source.settings.variant), _outputs(source, example.prediction), strict=True
+    ):
+        arrays[test_output(name)] = values
+    contents = {"sample_input.tif": example.tiff()}
+    for name, values in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, values.astype(np.float32), allow_pickle=False)
+        contents[name] = buffer.getvalue()
+    return contents
+
+
+def _outputs(source: ExportSource, prediction: Prediction) -> list[NDArray[Any]]:
+    """Return what the ensemble says in the form of an export's outputs."""
+    probs, mask, total = prediction.probs, prediction.mask[None], prediction.total[None]
+    if source.settings.variant == "fiji":
+        return [np.concatenate([probs, total, mask])[None]]
+    uncertainty = np.concatenate([total, prediction.epistemic[None]])
+    return [probs[None], mask[None], uncertainty[None], np.array([[prediction.scores.u]])]
+
+
+def _weights(
+    source: ExportSource,
+    reference: Reference,
+    formats: Sequence[WeightsFormat],
+    facts: dict[str, Any],
+    contents: dict[str, bytes],
+) -> tuple[Architecture | None, dict[str, Deviation]]:
+    """Add the files of the weights; return the architecture, and deviations by format."""
+    tiled = reference.cases(whole=False)
+    architecture = None
+    deviations: dict[str, Deviation] = {}
+    for kind in [kind for kind in get_args(WeightsFormat) if kind in formats]:
+        if kind == "torchscript":
+            contents[FILES[kind]], deviations[kind] = torchscript_bytes(source, tiled, facts)
+        elif kind == "onnx":
+            contents[FILES[kind]], deviations[kind] = onnx_bytes(source, reference, facts)
+        else:
+            architecture = write_architecture(source)
+            buffer = io.BytesIO()
+            torch.save(architecture.state, buffer)
+            contents[FILES[kind]] = buffer.getvalue()
+            contents[ARCHITECTURE] = architecture.source.encode()
+            found = measure(module_runner(architecture.module()), tiled, source.settings.variant)
+            found.require(source.settings.tolerance, "the state dict")
+            deviations[kind] = found
+    return architecture, deviations
+
+
+def _ensemble(source: ExportSource, folder: Path) -> bytes:
+    """Return the exported members as an ensemble without weights, which readers add."""
+    ensemble = source.ensemble
+    fields = ensemble.manifest.model_dump(exclude={"files", "members"})
+    fields["members"] = [ensemble.manifest.members[index] for index in source.members]
+    kept = {}
+    if source.settings.member is None:
+        golden = ensemble.golden()
+        kept = {} if golden is None else golden.to_files()
+        if "calibration.json" in ensemble.manifest.files:
+            kept["calibration.json"] = ensemble.read("calibration.json")
+    save_ensemble(folder / "ensemble", fields, source.networks, files=kept)
+    return without_weights(folder / "ensemble")
+
+
+def _macro(name: str, source: ExportSource) -> bytes:
+    text = files("df2serve.export").joinpath("macros", name).read_text(encoding="utf-8")
+    text = text.replace("@CLASSES@", str(source.arguments["classes"]))
+    return text.replace("@FACTOR@", repr(source.arguments["factor"])).encode()
+
+
+def _cost(contents: Mapping[str, bytes], folder: Path) -> Cost | None:
+    """Return what the TorchScript file costs, if there is one."""
+    if FILES["torchscript"] not in contents:
+        return None
+    paths = [folder / name for name in (FILES["torchscript"], "test_input.npy")]
+    for path in paths:
+        path.write_bytes(contents[path.name])
+    return measure_cost(*paths)
+
+
+def _validate(contents: Mapping[str, bytes], folder: Path) -> None:
+    """Let bioimageio.spec read the description, offline.
+
+    Raises:
+        ExportError: it is not valid.
+    """
+    from bioimageio.spec import InvalidDescr, ValidationContext, load_description
+
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    with ValidationContext(perform_io_checks=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = load_description(folder / "rdf.yaml")
+    if isinstance(loaded, InvalidDescr):
+        problems = [
+            f"{'.'.join(map(str, error.loc))}: {error.msg}"
+            for detail in loaded.validation_summary.details
+            for error in detail.errors
+        ]
+        message = f"the description is not valid: {'; '.join(problems)}; correct the card"
+        raise ExportError(message)
+
+
+def _zipped(contents: Mapping[str, bytes]) -> bytes:
+    """Return a zip file, weights without compression."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("rdf.yaml", *(name for name in contents if name != "rdf.yaml")):
+            dense = name.endswith((".pt", ".onnx", ".zip", ".png"))
+            method = zipfile.ZIP_STORED if dense else zipfile.ZIP_DEFLATED
+            archive.writestr(name, contents[name], compress_type=method)
+    return buffer.getvalue()
