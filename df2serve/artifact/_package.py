@@ -1,8 +1,8 @@
 """Ensembles inside of bioimage.io packages that df2serve wrote.
 
-Such a package holds ``ensemble.zip``, an ensemble without its weights, and the weights of all members
-in the one state dict ``weights.pt``. A member's file of weights is made of them again, and has to be
-the file that the manifest lists.
+Such a package holds ``ensemble.zip``, an ensemble without its weights, and the weights of all
+members in the one state dict ``weights.pt``. A member's file of weights is made of them again, and
+has to be the file that the manifest lists.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -47,12 +46,6 @@ class Example:
         """Number of classes in the mask."""
         return len(np.unique(self.prediction.mask))
 
-    def tiff(self) -> bytes:
-        """Return the image as a TIFF file that ImageJ opens, pixels unchanged."""
-        buffer = io.BytesIO()
-        tifffile.imwrite(buffer, self.image, imagej=True, metadata={"axes": "CYX"})
-        return buffer.getvalue()
-
     def cover(self, source: ExportSource, folder: Path) -> bytes:
         """Return a picture of twice the width of its height: outlines, and uncertainty."""
         manifest, classes = source.ensemble.manifest, source.ensemble.manifest.num_classes
@@ -76,16 +69,16 @@ class Example:
 def choose_example(source: ExportSource, reference: Reference) -> Example:
     """Return the tile of the golden image that tests an export best.
 
-    Tiles with most classes come first, and among them those where no pixel is nearly undecided, which
-    strict comparisons would take for an error.
+    Tiles with most classes come first, and among them those where no pixel is nearly undecided,
+    which strict comparisons would take for an error.
 
     Raises:
         ExportError: there is no golden image, or nothing is found in it.
     """
     if not reference.has_image:
         message = (
-            "a package needs a test image, and the ensemble has no golden tensors; give an image with "
-            "foreground (--image)"
+            "a package needs a test image, and the ensemble has no golden tensors; give an image "
+            "with foreground (--image)"
         )
         raise ExportError(message)
     scene = reference.scene
@@ -101,8 +94,8 @@ def choose_example(source: ExportSource, reference: Reference) -> Example:
     best = max(examples, key=lambda one: (one.classes, min(one.margin, _MARGIN)))
     if not best.prediction.mask.any() or best.prediction.total.max() <= _VISIBLE:
         message = (
-            "the ensemble finds no foreground, or has no doubt, in its golden image; validators refuse "
-            "tests like that; give an image with foreground (--image)"
+            "the ensemble finds no foreground, or has no doubt, in its golden image; validators "
+            "refuse tests like that; give an image with foreground (--image)"
         )
         raise ExportError(message)
     return best

@@ -41,9 +41,9 @@ def training_facts(manifest: Manifest) -> dict[str, Any]:
     phases = settings.get("phases") or []
     members = manifest.training.get("members")
     seconds = [
-        member["seconds"]
+        float(spent)
         for member in (members if isinstance(members, list) else [])
-        if isinstance(member, dict) and "seconds" in member
+        if isinstance(member, dict) and isinstance(spent := member.get("seconds"), int | float)
     ]
     return stated(
         {

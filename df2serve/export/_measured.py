@@ -29,7 +29,8 @@ if sys.platform == "win32":
     peak = memory.peak_wset
 else:
     import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 print(json.dumps({"seconds": seconds, "peak_bytes": peak, "threads": torch.get_num_threads()}))
 """
 
@@ -58,6 +59,8 @@ def measure_cost(module: Path, image: Path) -> Cost:
     command = [sys.executable, "-c", _PROGRAM, str(module), str(image)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
-        message = f"the exported file does not run in a process of its own: {finished.stderr[-400:]}"
+        message = (
+            f"the exported file does not run in a process of its own: {finished.stderr[-400:]}"
+        )
         raise BackendError(message)
     return Cost(**json.loads(finished.stdout.splitlines()[-1]))

@@ -24,10 +24,14 @@ from df2serve.export.onnx import OPSETS
 from df2serve.export.parity import Deviation
 from df2serve.export.system import INPUT, ExportSource, output_names
 
-__all__ = ["ARCHITECTURE", "FILES", "PackageFacts", "describe", "test_output"]
+__all__ = ["ARCHITECTURE", "FILES", "PackageFacts", "describe", "sample_of", "tested"]
 
 ARCHITECTURE = "arch.py"
-FILES = {"pytorch_state_dict": WEIGHTS, "torchscript": "weights_torchscript.pt", "onnx": "weights.onnx"}
+FILES = {
+    "pytorch_state_dict": WEIGHTS,
+    "torchscript": "weights_torchscript.pt",
+    "onnx": "weights.onnx",
+}
 """Files of the weights by their name in the description."""
 _TORCHSCRIPT_VERSION = "2.0.0"
 """Version of torch that Fiji runs; files are made so that it loads them."""
@@ -58,9 +62,14 @@ class PackageFacts:
     """Largest value of each test output."""
 
 
-def test_output(name: str) -> str:
-    """Return the file of an output's test tensor."""
+def tested(name: str) -> str:
+    """Return the file of a tensor's test values."""
     return f"test_{name}.npy"
+
+
+def sample_of(test_file: str) -> str:
+    """Return the picture of a file with test values: the same numbers as a TIFF file."""
+    return test_file.replace("test_", "sample_").replace(".npy", ".tif")
 
 
 def describe(facts: PackageFacts) -> dict[str, Any]:
@@ -138,14 +147,15 @@ def _input(facts: PackageFacts) -> dict[str, Any]:
             {"type": "space", "id": "y", "size": {"min": min(rows, _LEAST), "step": 1}},
             {"type": "space", "id": "x", "size": {"min": min(columns, _LEAST), "step": 1}},
         ],
-        "test_tensor": _file(facts, "test_input.npy"),
-        "sample_tensor": _file(facts, "sample_input.tif"),
+        **_tensors(facts, INPUT),
         "data": {"type": "float32"},
     }
 
 
 def _output(facts: PackageFacts, name: str) -> dict[str, Any]:
-    classes = [f"p_{item.name.replace(' ', '_')}" for item in facts.source.ensemble.manifest.classes]
+    classes = [
+        f"p_{item.name.replace(' ', '_')}" for item in facts.source.ensemble.manifest.classes
+    ]
     channels, description = {
         "prediction": (
             [*classes, "uncertainty", "mask"],
@@ -175,9 +185,17 @@ def _output(facts: PackageFacts, name: str) -> dict[str, Any]:
         "id": name,
         "description": description,
         "axes": axes,
-        "test_tensor": _file(facts, test_output(name)),
+        **_tensors(facts, name),
         "data": {"type": "float32"},
     }
+
+
+def _tensors(facts: PackageFacts, name: str) -> dict[str, Any]:
+    """Return the test tensor and, of maps, the sample."""
+    test = tested(name)
+    sample = sample_of(test)
+    samples = {"sample_tensor": _file(facts, sample)} if sample in facts.contents else {}
+    return {"test_tensor": _file(facts, test), **samples}
 
 
 def _weights(facts: PackageFacts) -> dict[str, Any]:
@@ -235,7 +253,7 @@ def _bioimageio(facts: PackageFacts) -> dict[str, Any]:
             "bias_risks_limitations": stated(biases),
             "training": training_facts(source.ensemble.manifest),
             "inference_time": cost
-            and f"{cost.seconds:.3g} s for {rows}x{columns} px on a processor, {cost.threads} threads",
+            and f"{cost.seconds:.3g} s for {rows}x{columns} px on {cost.threads} processor cores",
             "memory_requirements_inference": cost
             and f"{cost.peak_bytes / 1e6:.0f} MB for {rows}x{columns} px, PyTorch included",
             "memory_requirements_training": card.memory_requirements_training,

@@ -1,4 +1,4 @@
-"""The documentation of a package: what it is, how to use it, and what is not to be expected of it."""
+"""The documentation of a package: what it is, how to use it, what is not to be expected of it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def readme(facts: PackageFacts) -> str:
 def _method(facts: PackageFacts) -> str:
     source = facts.source
     return (
-        f"{len(source.networks)} networks see each tile in {source.config.views} test-time views. The "
-        "mean of their class probabilities is the prediction; its variance is the uncertainty of every "
-        "pixel; U, the mean uncertainty over the predicted foreground, says how much the whole result is "
-        "to be doubted (Griebel et al. 2023)."
+        f"{len(source.networks)} networks see each tile in {source.config.views} test-time views. "
+        "The mean of their class probabilities is the prediction; its variance is the uncertainty "
+        "of every pixel; U, the mean uncertainty over the predicted foreground, says how much the "
+        "whole result is to be doubted (Griebel et al. 2023)."
     )
 
 
@@ -49,7 +49,7 @@ def _use(facts: PackageFacts) -> str:
 
 
 def _tensors(facts: PackageFacts) -> str:
-    manifest, config = facts.source.ensemble.manifest, facts.source.config
+    manifest = facts.source.ensemble.manifest
     classes = ", ".join(f"{k} {item.name}" for k, item in enumerate(manifest.classes))
     size = manifest.pixel_size_um
     scale = f" Training images have pixels of {size.y_um:g} x {size.x_um:g} um." if size else ""
@@ -62,8 +62,7 @@ def _tensors(facts: PackageFacts) -> str:
         f"Input: raw intensities of any size; normalization is part of the model "
         f"({normalization_text(manifest)}).{scale}\n\n"
         f"Output: {outputs}. Classes: {classes}. Tiles have {rows} x {columns} pixels and are "
-        f"blended with a Gaussian window (`{config.grid.kind}`); the ONNX file takes the image as one "
-        "tile.\n\n"
+        "blended with a Gaussian window; the ONNX file takes the image as one tile.\n\n"
         "`uncertainty_score.ijm` computes U and measures objects in ImageJ, `split_objects.ijm` "
         "separates touching objects. `df2serve predict` takes this package as an ensemble."
     )
@@ -110,8 +109,9 @@ def _limits(facts: PackageFacts) -> str:
     text = (
         f"- Fiji hangs on images of more than {side} x {side} pixels ({_ELEMENTS} values with the "
         "border); cut them before.\n"
-        "- U holds for the image that it was computed of. Programs that cut images into tiles and keep "
-        "one number give the last tile's; compute U from the maps (`uncertainty_score.ijm`).\n"
+        "- U holds for the image that it was computed of. Programs that cut images into tiles and "
+        "keep one number give the last tile's; compute U from the maps "
+        "(`uncertainty_score.ijm`).\n"
         "- Uncertainty tells what the networks disagree about or cannot decide. Images unlike all "
         "training images may be segmented wrongly with little uncertainty."
     )

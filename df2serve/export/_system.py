@@ -1,8 +1,8 @@
 """A whole ensemble as one PyTorch module: raw intensities in, maps out.
 
-Members, test-time views, normalization, tiling, blending, uncertainty and mask, as df2serve computes
-them. This file imports nothing but PyTorch: packages carry its text as their architecture, TorchScript
-compiles it, and the ONNX exporter traces it. Axes are (N, C, Y, X) and (N, K, Y, X).
+Members, test-time views, normalization, tiling, blending, uncertainty and mask, as df2serve
+computes them. This file imports nothing but PyTorch: packages carry its text as their architecture,
+TorchScript compiles it, and the ONNX exporter traces it. Axes are (N, C, Y, X) and (N, K, Y, X).
 """
 
 from typing import Dict, List, Optional, Tuple  # noqa: UP035 - what TorchScript of PyTorch 2.0 knows
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 class Normalization(nn.Module):
     """Intensities to network input: ``(x - offset) / scale`` per channel."""
 
+    offset: Tensor
+    scale: Tensor
+
     def __init__(self, kind: str, channels: int, low: float = 0.0, high: float = 100.0) -> None:
         """Prepare.
 
         Args:
-            kind: ``constant`` takes offset and scale from the state dict, ``image`` mean and standard
-                deviation of each image, ``percentile`` two percentiles of each image.
+            kind: ``constant`` takes offset and scale from the state dict, ``image`` mean and
+                standard deviation of each image, ``percentile`` two percentiles of each image.
             channels: C.
             low: percentile that becomes 0.
             high: percentile that becomes 1.
@@ -119,6 +122,9 @@ class Whole(nn.Module):
 
 class Windowed(nn.Module):
     """Overlapping tiles, blended with a Gaussian window."""
+
+    row_window: Tensor
+    column_window: Tensor
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """The networks of an ensemble as Python source that needs nothing but PyTorch.
 
-A network is recorded by ``torch.export`` as the operations that it applies to a tile, and written down
-as one method; its tensors keep their names. Together with the text of ``_system.py`` this makes the
-architecture of a package: nothing of timm or segmentation-models-pytorch has to be installed, or to
-stay as it is, where the package runs.
+A network is recorded by ``torch.export`` as the operations that it applies to a tile, and written
+down as one method; its tensors keep their names. Together with the text of ``_system.py`` this
+makes the architecture of a package: nothing of timm or segmentation-models-pytorch has to be
+installed, or to stay as it is, where the package runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import operator
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -51,7 +50,7 @@ class Architecture:
     def module(self) -> nn.Module:
         """Return what a reader of the package builds of source and state."""
         namespace: dict[str, Any] = {"__name__": "architecture"}
-        exec(compile(self.source, "architecture.py", "exec"), namespace)  # noqa: S102 - our own text
+        exec(compile(self.source, "architecture.py", "exec"), namespace)
         module: nn.Module = namespace["create"](**self.arguments)
         module.load_state_dict(self.state, strict=True)
         return module.eval()
@@ -112,12 +111,12 @@ class _Recorder:
         self._graph = program.graph
         self._graph.eliminate_dead_code()
         signature = program.graph_signature
-        self._tensor_names = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
+        self._names = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
         self.constants: dict[str, Tensor] = {}
         """Tensors that belong to the code and not to the weights, by name."""
         lifted = dict(signature.inputs_to_lifted_tensor_constants)
         for key, target in lifted.items():
-            self._tensor_names[key] = f"constants.{key}"
+            self._names[key] = f"constants.{key}"
             self.constants[f"constants.{key}"] = program.constants[target]
         for target in signature.non_persistent_buffers:
             self.constants[target] = program.constants[target]
@@ -186,7 +185,7 @@ class _Recorder:
         if target is operator.getitem:
             return f"{arguments[0]}[{arguments[1]}]"
         if target in _INFIX:
-            return f"{arguments[0]} {_INFIX[target]} {arguments[1]}"  # type: ignore[index]
+            return f"{arguments[0]} {_INFIX[target]} {arguments[1]}"
         if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
             message = f"{self._name} applies {target}, which has no form in plain PyTorch source"
             raise ExportError(message)
@@ -197,7 +196,7 @@ class _Recorder:
         """Return an argument as source."""
         match value:
             case fx.Node(op="placeholder"):
-                name = self._tensor_names.get(value.name)
+                name = self._names.get(value.name)
                 return "x" if name is None else f"t[{json.dumps(name)}]"
             case fx.Node():
                 return value.name

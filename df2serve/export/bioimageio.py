@@ -1,4 +1,4 @@
-"""Ensembles as packages of the BioImage Model Zoo, which Fiji, ilastik, BiaPy and bioimageio.core run."""
+"""Ensembles as packages of the BioImage Model Zoo, for Fiji, ilastik, BiaPy and others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import tifffile
 import torch
 import yaml
 from numpy.typing import NDArray
@@ -21,13 +22,13 @@ from df2serve.artifact._package import ENSEMBLE, without_weights
 from df2serve.errors import ExportError
 from df2serve.export._example import Example, choose_example
 from df2serve.export._measured import Cost, measure_cost
-from df2serve.export._rdf import ARCHITECTURE, FILES, PackageFacts, describe, test_output
+from df2serve.export._rdf import ARCHITECTURE, FILES, PackageFacts, describe, sample_of, tested
 from df2serve.export._readme import readme
 from df2serve.export.architecture import Architecture, write_architecture
 from df2serve.export.card import Card
 from df2serve.export.onnx import onnx_bytes
 from df2serve.export.parity import Deviation, Reference, measure
-from df2serve.export.system import ExportSource, output_names
+from df2serve.export.system import INPUT, ExportSource, output_names
 from df2serve.export.torchscript import module_runner, torchscript_bytes
 from df2serve.inference import Prediction
 
@@ -84,25 +85,31 @@ def package_bytes(
             ranges=tuple(float(one.max()) for one in _outputs(source, example.prediction)),
         )
         contents["README.md"] = readme(described).encode()
-        description = yaml.safe_dump(describe(described), sort_keys=False, allow_unicode=True)
-        contents["rdf.yaml"] = description.encode()
+        contents["rdf.yaml"] = _yaml(describe(described))
         _validate(contents, Path(folder) / "package")
     return _zipped(contents), deviations
 
 
 def _tests(source: ExportSource, example: Example) -> dict[str, bytes]:
     """Return test and sample tensors by file."""
-    arrays = {"test_input.npy": example.image[None]}
-    for name, values in zip(
-        output_names(source.settings.variant), _outputs(source, example.prediction), strict=True
-    ):
-        arrays[test_output(name)] = values
-    contents = {"sample_input.tif": example.tiff()}
+    names = (INPUT, *output_names(source.settings.variant))
+    values_of = (example.image[None], *_outputs(source, example.prediction))
+    arrays = {tested(name): values for name, values in zip(names, values_of, strict=True)}
+    contents = {}
     for name, values in arrays.items():
-        buffer = io.BytesIO()
-        np.save(buffer, values.astype(np.float32), allow_pickle=False)
+        tensor, buffer = values.astype(np.float32), io.BytesIO()
+        np.save(buffer, tensor, allow_pickle=False)
         contents[name] = buffer.getvalue()
+        if tensor.ndim == len("NCYX"):
+            contents[sample_of(name)] = _tiff(tensor[0])
     return contents
+
+
+def _tiff(maps: NDArray[np.float32]) -> bytes:
+    """Return channels (C, Y, X) as a TIFF file that ImageJ opens, pixels unchanged."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, maps, imagej=True, metadata={"axes": "CYX"})
+    return buffer.getvalue()
 
 
 def _outputs(source: ExportSource, prediction: Prediction) -> list[NDArray[Any]]:
@@ -167,7 +174,7 @@ def _cost(contents: Mapping[str, bytes], folder: Path) -> Cost | None:
     """Return what the TorchScript file costs, if there is one."""
     if FILES["torchscript"] not in contents:
         return None
-    paths = [folder / name for name in (FILES["torchscript"], "test_input.npy")]
+    paths = [folder / name for name in (FILES["torchscript"], tested(INPUT))]
     for path in paths:
         path.write_bytes(contents[path.name])
     return measure_cost(*paths)
@@ -195,6 +202,19 @@ def _validate(contents: Mapping[str, bytes], folder: Path) -> None:
         ]
         message = f"the description is not valid: {'; '.join(problems)}; correct the card"
         raise ExportError(message)
+
+
+class _PlainDumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml states no types
+    """Writes repeated values in full, for readers that know no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Repeat everything."""
+        return True
+
+
+def _yaml(content: Mapping[str, Any]) -> bytes:
+    text: str = yaml.dump(content, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+    return text.encode()
 
 
 def _zipped(contents: Mapping[str, bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""What only people know about an ensemble: a YAML file beside it, or options of the command line."""
+"""What only people know about an ensemble: a YAML file, or options of the command line."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ class Card(Frozen):
     recommendations: Text | None = None
     training_data: Dataset | None = None
     evaluation_data: Dataset | None = None
-    """Data set of the calibration's reference images; evaluations are written if it has a source."""
+    """Data set of the calibration's reference images; evaluations are written if it has an
+    address."""
     evaluation_role: Literal["test", "validation", "independent", "unknown"] = "unknown"
     """What that data set was to the training."""
     memory_requirements_training: Text | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +229,7 @@ def measure(run: Run, cases: Sequence[Case], variant: Variant) -> Deviation:
             if found.epistemic is not None:
                 uncertainty = _larger(uncertainty, found.epistemic[index], expected.epistemic)
             if found.score is not None and score is not None:
-                score = _larger(score, found.score[index], np.float64(expected.scores.u or 0.0))
+                score = _larger(score, found.score[index], np.float32(expected.scores.u or 0.0))
             ordered = np.sort(expected.probs, axis=0)
             differs = found.mask[index] != expected.mask
             close = ordered[-1] - ordered[-2] < _UNDECIDED
@@ -239,7 +239,7 @@ def measure(run: Run, cases: Sequence[Case], variant: Variant) -> Deviation:
     return Deviation(probs, uncertainty, score, wrong, undecided, sizes)
 
 
-def _larger(so_far: float, found: Floats, expected: Floats) -> float:
+def _larger(so_far: float, found: Any, expected: Any) -> float:
     """Return the largest difference, infinite where the export gave no number."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
@@ -271,4 +271,5 @@ def _noise(source: ExportSource) -> Floats:
     if isinstance(manifest.normalization, TrainingNormalization):
         means, stds = map(np.array, (manifest.normalization.means, manifest.normalization.stds))
         largest = means + 2 * stds
-    return (noise * largest[:, None, None]).astype(np.float32)
+    scene: Floats = (noise * largest[:, None, None]).astype(np.float32)
+    return scene

@@ -30,7 +30,7 @@ class ExportSettings(Frozen):
     precision: ExportPrecision = "fp32"
     """How ONNX files store weights; the arithmetic is float32 in either case."""
     opset: Opset = "fiji"
-    """``fiji``: ONNX opset 17 in files of IR version 8; ``modern``: opset 20, for recent engines."""
+    """``fiji``: ONNX opset 17 and IR version 8; ``modern``: opset 20, for recent engines."""
 
     @property
     def tolerance(self) -> float:

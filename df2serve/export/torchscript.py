@@ -1,7 +1,7 @@
 """A whole ensemble as one TorchScript file: traced members in a scripted loop over tiles.
 
-Members are traced, not scripted: scripting compiles the Python source of today's torch into the file,
-with operators that the torch 2.0 in Fiji does not know.
+Members are traced, not scripted: scripting compiles the Python source of today's torch into the
+file, with operators that the torch 2.0 in Fiji does not know.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def torchscript_bytes(
     buffer = io.BytesIO()
     with _torchscript():
         tile = torch.zeros(1, source.ensemble.manifest.num_channels, *source.tile_shape)
-        traced = [torch.jit.trace(one, tile, check_trace=False) for one in source.networks]
+        trace: Any = torch.jit.trace
+        traced = [trace(network, tile, check_trace=False) for network in source.networks]
         module = torch.jit.script(source.windowed(traced))
         torch.jit.save(module, buffer)
         buffer.seek(0)
-        loaded = torch.jit.load(buffer, map_location="cpu")
+        load: Any = torch.jit.load
+        loaded = load(buffer, map_location="cpu")
         deviation = measure(module_runner(loaded), cases, source.settings.variant)
         deviation.require(source.settings.tolerance, "the TorchScript file")
         extra = json.dumps(facts | {"deviation": deviation.largest})
