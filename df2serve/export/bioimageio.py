@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import tifffile
@@ -32,22 +32,22 @@ from df2serve.export.system import INPUT, ExportSource, output_names
 from df2serve.export.torchscript import module_runner, torchscript_bytes
 from df2serve.inference import Prediction
 
-__all__ = ["WeightsFormat", "package_bytes"]
+__all__ = ["WeightsFormat", "package_contents", "write_package"]
 
 WeightsFormat: TypeAlias = Literal["pytorch_state_dict", "torchscript", "onnx"]
 
 _MACROS = ("uncertainty_score.ijm", "split_objects.ijm")
 
 
-def package_bytes(
+def package_contents(
     source: ExportSource,
     reference: Reference,
     *,
     card: Card,
     formats: Sequence[WeightsFormat],
     facts: dict[str, Any],
-) -> tuple[bytes, Mapping[str, Deviation]]:
-    """Return a package as one zip file, and how far each format deviates from the ensemble.
+) -> tuple[Mapping[str, bytes], Mapping[str, Deviation]]:
+    """Return the files of a package, and how far each format deviates from the ensemble.
 
     Args:
         source: what is exported.
@@ -86,8 +86,17 @@ def package_bytes(
         )
         contents["README.md"] = readme(described).encode()
         contents["rdf.yaml"] = _yaml(describe(described))
-        _validate(contents, Path(folder) / "package")
-    return _zipped(contents), deviations
+        _validate(contents["rdf.yaml"], Path(folder) / "rdf.yaml")
+    return contents, deviations
+
+
+def write_package(contents: Mapping[str, bytes], file: BinaryIO) -> None:
+    """Write the files of a package as a zip file, weights without compression."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("rdf.yaml", *(name for name in contents if name != "rdf.yaml")):
+            dense = name.endswith((".pt", ".onnx", ".zip", ".png"))
+            method = zipfile.ZIP_STORED if dense else zipfile.ZIP_DEFLATED
+            archive.writestr(name, contents[name], compress_type=method)
 
 
 def _tests(source: ExportSource, example: Example) -> dict[str, bytes]:
@@ -180,7 +189,7 @@ def _cost(contents: Mapping[str, bytes], folder: Path) -> Cost | None:
     return measure_cost(*paths)
 
 
-def _validate(contents: Mapping[str, bytes], folder: Path) -> None:
+def _validate(description: bytes, path: Path) -> None:
     """Let bioimageio.spec read the description, offline.
 
     Raises:
@@ -188,12 +197,10 @@ def _validate(contents: Mapping[str, bytes], folder: Path) -> None:
     """
     from bioimageio.spec import InvalidDescr, ValidationContext, load_description
 
-    folder.mkdir()
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
+    path.write_bytes(description)
     with ValidationContext(perform_io_checks=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded = load_description(folder / "rdf.yaml")
+        loaded = load_description(path)
     if isinstance(loaded, InvalidDescr):
         problems = [
             f"{'.'.join(map(str, error.loc))}: {error.msg}"
@@ -215,14 +222,3 @@ class _PlainDumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml states no typ
 def _yaml(content: Mapping[str, Any]) -> bytes:
     text: str = yaml.dump(content, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
     return text.encode()
-
-
-def _zipped(contents: Mapping[str, bytes]) -> bytes:
-    """Return a zip file, weights without compression."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("rdf.yaml", *(name for name in contents if name != "rdf.yaml")):
-            dense = name.endswith((".pt", ".onnx", ".zip", ".png"))
-            method = zipfile.ZIP_STORED if dense else zipfile.ZIP_DEFLATED
-            archive.writestr(name, contents[name], compress_type=method)
-    return buffer.getvalue()

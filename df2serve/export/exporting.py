@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, assert_never, get_args
+from typing import BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from df2serve._version import __version__
 from df2serve.artifact import Ensemble
 from df2serve.config import InferenceConfig
 from df2serve.errors import ExportError, OutputError
-from df2serve.export.bioimageio import WeightsFormat, package_bytes
+from df2serve.export.bioimageio import WeightsFormat, package_contents, write_package
 from df2serve.export.card import Card
 from df2serve.export.onnx import onnx_bytes
 from df2serve.export.parity import Deviation, Reference
@@ -83,22 +83,19 @@ def export_ensemble(
     deviations: Mapping[str, Deviation]
     with Reference(source, image) as reference:
         reference.check_golden()
-        match to:
-            case "torchscript":
-                _require_float32(source.settings)
-                content, found = torchscript_bytes(source, reference.cases(whole=False), facts)
-                deviations = {to: found}
-            case "onnx":
+        if to == "bioimageio":
+            contents, deviations = package_contents(
+                source, reference, card=completed or Card(), formats=formats, facts=facts
+            )
+            _write(path, lambda file: write_package(contents, file))
+        else:
+            if to == "onnx":
                 content, found = onnx_bytes(source, reference, facts)
-                deviations = {to: found}
-            case "bioimageio":
-                content, deviations = package_bytes(
-                    source, reference, card=completed or Card(), formats=formats, facts=facts
-                )
-            case _:
-                assert_never(to)
-    _write(path, content)
-    return Exported(path=path, bytes=len(content), deviations=deviations)
+            else:
+                content, found = torchscript_bytes(source, reference.cases(whole=False), facts)
+            deviations = {to: found}
+            _write(path, lambda file: file.write(content))
+    return Exported(path=path, bytes=path.stat().st_size, deviations=deviations)
 
 
 def _require_target(path: Path, to: Destination) -> None:
@@ -111,17 +108,12 @@ def _require_target(path: Path, to: Destination) -> None:
         raise ExportError(message)
 
 
-def _require_float32(settings: ExportSettings) -> None:
-    if settings.precision != "fp32":
-        message = f"TorchScript files hold float32, got precision {settings.precision!r}"
-        raise ExportError(message)
-
-
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            write(file)
         temporary.replace(path)
     except OSError as error:
         message = f"cannot write {path}: {error.strerror or error}"

@@ -173,14 +173,15 @@ class Reference:
     def cases(self, *, whole: bool) -> list[Case]:
         """Return images of several sizes with the ensemble's predictions.
 
-        One tile of the golden image, or of noise, then a batch smaller than a tile, a single pixel,
+        One tile of the golden image, or of noise, then a batch smaller than a tile, a tiny image,
         and an image larger than a tile, all of odd sizes.
         """
         rows, columns = self._source.tile_shape
+        constant = self._source.arguments["normalization"] == "constant"
         sizes = [
             (1, rows, columns),
             (2, rows // 2 + 1, columns // 3),
-            (1, 1, 1),
+            (1, 1, 1) if constant else (1, 7, 11),  # a single pixel has no contrast
             (1, rows + 1, columns * 5 // 4 + 3),
         ]
         batches = [

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from df2serve.errors import BackendUnavailableError
+from df2serve.errors import BackendUnavailableError, ExportError
 from df2serve.export.parity import Case, Deviation, Run, measure
 from df2serve.export.system import ExportSource
 
@@ -37,9 +37,13 @@ def torchscript_bytes(
         facts: what the file says about itself.
 
     Raises:
+        ExportError: weights other than float32 are asked for.
         ParityError: the module does not compute what the ensemble computes.
         BackendUnavailableError: this torch has no TorchScript any more.
     """
+    if source.settings.precision != "fp32":
+        message = f"TorchScript files hold float32, got precision {source.settings.precision!r}"
+        raise ExportError(message)
     buffer = io.BytesIO()
     with _torchscript():
         tile = torch.zeros(1, source.ensemble.manifest.num_channels, *source.tile_shape)
