@@ -184,6 +184,8 @@ class Reference:
             (1, 1, 1) if constant else (1, 7, 11),  # a single pixel has no contrast
             (1, rows + 1, columns * 5 // 4 + 3),
         ]
+        if whole and self._source.config.views == 8:
+            sizes = [(count, side, side) for count, side, _ in sizes]  # the engine turns squares
         batches = [
             np.stack([cut_window(self.scene, index, size) for index in range(count)])
             for count, *size in sizes

@@ -122,7 +122,7 @@ def test_package_is_an_ensemble(package: Path, two_classes: Ensemble, odd_images
     again.verify()
     assert again.manifest.classes == two_classes.manifest.classes
     for image in odd_images:
-        found, expected = (predict(image, ensemble=one) for one in (again, two_classes))
+        found, expected = (predict(image, ensemble=one, axes="CYX") for one in (again, two_classes))
         np.testing.assert_array_equal(found.probs, expected.probs)
 
 
