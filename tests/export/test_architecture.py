@@ -51,6 +51,7 @@ def test_source_needs_torch_alone(two_classes: Ensemble) -> None:
     assert [name for name in classes if name.startswith("Network")] == ["Network0"]
 
 
+@pytest.mark.slow
 def test_members_of_two_kinds(tmp_path: Path) -> None:
     """The network of the paper, and another one."""
     paper = DeepFlash2Unet(encoder_name="tu-test_convnext", in_channels=1, classes=2)

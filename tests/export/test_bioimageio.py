@@ -157,6 +157,7 @@ def test_package_with_damaged_weights_is_refused(
         load_ensemble(target).load_member(0)
 
 
+@pytest.mark.slow
 def test_invalid_facts_of_the_card_are_told(two_classes: Ensemble, tmp_path: Path) -> None:
     card = Card.model_validate(
         {"authors": [{"name": "A"}], "license": "MINE", "description": "x", "git_repo": "nowhere"}
