@@ -1,6 +1,5 @@
 """Architectures of packages: plain source that needs nothing but PyTorch."""
 
-import ast
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,23 +31,6 @@ def require_same(ensemble: Ensemble) -> str:
         found, expected = architecture.module()(image), source.windowed()(image)
     assert float((found - expected).abs().max()) <= 1e-6
     return architecture.source
-
-
-def test_source_needs_torch_alone(two_classes: Ensemble) -> None:
-    tree = ast.parse(require_same(two_classes))
-    imported = {
-        alias.name.split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    } | {
-        str(node.module).split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-    }
-    assert imported == {"torch", "typing"}
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert [name for name in classes if name.startswith("Network")] == ["Network0"]
 
 
 @pytest.mark.slow
