@@ -278,9 +278,8 @@ def trained(ensemble: Ensemble, target: Path) -> Ensemble:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # core leaves it open
+# bioimageio.core leaves the package open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("variant", ["fiji", "full"])
 @pytest.mark.parametrize("which", ["two_classes", "four_classes"])
 def test_core_reproduces_every_format(
