@@ -192,6 +192,17 @@ def test_invalid_facts_of_the_card_are_told(two_classes: Ensemble, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("settings", [{"precision": "fp16"}, {"opset": "modern"}])
+def test_weights_that_fiji_cannot_run_are_refused(
+    settings: dict[str, str], two_classes: Ensemble, short_card: Card, tmp_path: Path
+) -> None:
+    chosen = ExportSettings(member=0, **settings)
+    target = tmp_path / "package.zip"
+    with pytest.raises(ExportError, match="need float32 and opset 17"):
+        export_ensemble(two_classes, target, "bioimageio", settings=chosen, card=short_card)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ensemble_without_an_image_asks_for_one(short_card: Card, tmp_path: Path) -> None:
     ensemble = random_ensemble(tmp_path / "made", members=1, channels=1, classes=2, tile=64)
     with pytest.raises(ExportError, match="--image"):
