@@ -18,6 +18,8 @@ Every message says what was got, what was expected and what to do about it::
     ├── BackendError                         a member network could not run                    500
     │   ├── BackendUnavailableError          device, provider or precision not available       503
     │   └── OutOfMemoryError (MemoryError)   not even one tile fits                            507
+    ├── ExportError                          an ensemble that cannot be exported as asked      422
+    │   └── ParityError                      an export that deviates from its ensemble         500
     ├── OutputError (OSError)                results could not be written                      507
     └── CancelledError                       stopped on request between two batches            499
 
@@ -36,6 +38,7 @@ __all__ = [
     "ConfigError",
     "DecodeError",
     "Df2ServeError",
+    "ExportError",
     "ImageMismatchError",
     "InputError",
     "IntegrityError",
@@ -43,6 +46,7 @@ __all__ = [
     "ManifestError",
     "OutOfMemoryError",
     "OutputError",
+    "ParityError",
     "SourceNotFoundError",
     "UnsupportedFormatError",
 ]
@@ -135,6 +139,20 @@ class OutOfMemoryError(BackendError, MemoryError):
     """The device's memory does not hold even a batch of one."""
 
     http_status = 507
+
+
+class ExportError(Df2ServeError):
+    """The ensemble cannot be exported as asked."""
+
+    http_status = 422
+    exit_code = 2
+
+
+class ParityError(ExportError):
+    """What an export computes deviates from the ensemble; nothing was left at the target."""
+
+    http_status = 500
+    exit_code = 1
 
 
 class OutputError(Df2ServeError, OSError):

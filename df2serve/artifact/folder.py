@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from df2serve.artifact._package import ENSEMBLE, WEIGHTS, PackageStore
 from df2serve.artifact.manifest import (
     Calibration,
     FileEntry,
@@ -132,7 +133,7 @@ class Ensemble:
     manifest: Manifest
     calibration: Calibration
     source: Path
-    """Folder or zip file."""
+    """Folder, zip file or package."""
     sha256: str
     """Hash of ``ensemble.json``, which holds the hashes of everything else."""
     _store: _Store
@@ -237,7 +238,7 @@ def load_ensemble(source: str | Path) -> Ensemble:
     """Open an ensemble.
 
     Args:
-        source: the folder, or a zip file of it.
+        source: the folder, a zip file of it, or a package that df2serve exported.
 
     Raises:
         ArtifactNotFoundError: nothing there, or no ``ensemble.json`` in it.
@@ -389,13 +390,15 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _zip_store(path: Path) -> _ZipStore:
+def _zip_store(path: Path) -> _Store:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         message = f"{path} is neither a folder nor a zip file: {error}"
         raise ArtifactNotFoundError(message) from error
+    if ENSEMBLE in names and WEIGHTS in names:
+        return PackageStore(path)
     roots = [name for name in names if name.rsplit("/", 1)[-1] == _MANIFEST]
     shallow = min(roots, key=lambda name: name.count("/"), default=_MANIFEST)
     return _ZipStore(path=path, prefix=shallow.removesuffix(_MANIFEST))

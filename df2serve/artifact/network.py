@@ -32,6 +32,7 @@ __all__ = [
     "dump_network",
     "input_multiple",
     "load_network",
+    "load_state",
 ]
 
 _VARIANT = "_df2serve_network"
@@ -216,6 +217,15 @@ def load_network(config: bytes, weights: bytes) -> nn.Module:
     if isinstance(network, DeepFlash2Unet):
         extra = f"decoder.blocks.{len(_PAPER_CHANNELS)}."
         state = {key: value for key, value in state.items() if not key.startswith(extra)}
+    return load_state(network, state)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Give a network its tensors, and return it in evaluation mode.
+
+    Raises:
+        IntegrityError: they are not those of this network.
+    """
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:

@@ -1,9 +1,10 @@
-"""A member network as an ONNX graph."""
+"""PyTorch modules as ONNX graphs, by the exporter that traces."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from df2serve.artifact import activate
 from df2serve.errors import BackendUnavailableError
 
-__all__ = ["onnx_graph"]
+__all__ = ["onnx_graph", "trace_onnx"]
 
 _OPSET = 17
 _AXES = {0: "n", 2: "y", 3: "x"}
@@ -32,8 +33,7 @@ class _Activated(nn.Module):
 def onnx_graph(network: nn.Module, *, channels: int, side: int, distance: bool = False) -> bytes:
     """Return the ONNX model of a member: normalised tiles in, class probabilities out.
 
-    Batch size, rows and columns are free. The exporter that traces is used as long as torch has it:
-    it takes a second where its successor takes a minute, and lets the opset be chosen.
+    Batch size, rows and columns are free.
 
     Args:
         network: maps tiles (N, C, Y, X) to logits (N, K, Y, X), and the distance where it has one.
@@ -45,25 +45,49 @@ def onnx_graph(network: nn.Module, *, channels: int, side: int, distance: bool =
     Raises:
         BackendUnavailableError: this torch has no tracing exporter any more.
     """
-    model = _Activated(network, distance=distance).eval().cpu()
+    return trace_onnx(
+        _Activated(network, distance=distance).eval().cpu(),
+        torch.zeros(1, channels, side, side),
+        axes={"tiles": _AXES, "probs": _AXES},
+        opset=_OPSET,
+    )
+
+
+def trace_onnx(
+    module: nn.Module, example: Tensor, *, axes: Mapping[str, Mapping[int, str]], opset: int
+) -> bytes:
+    """Return the ONNX model of a module with one input.
+
+    The exporter that traces is used as long as torch has it: it takes a second where its successor
+    takes a minute, and lets the opset be chosen.
+
+    Args:
+        module: in evaluation mode, on the processor.
+        example: an input to trace with.
+        axes: free axes of the input and then of the outputs, by the names that they get.
+        opset: version of the operators.
+
+    Raises:
+        BackendUnavailableError: this torch has no tracing exporter any more.
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # deprecation and tracer notices, checked by parity instead
         try:
             torch.onnx.export(
-                model,
-                (torch.zeros(1, channels, side, side),),
+                module,
+                (example,),
                 buffer,  # type: ignore[arg-type]  # the tracing exporter writes to streams as well
                 dynamo=False,
-                opset_version=_OPSET,
-                input_names=["tiles"],
-                output_names=["probs"],
-                dynamic_axes={"tiles": _AXES, "probs": _AXES},
+                opset_version=opset,
+                input_names=list(axes)[:1],
+                output_names=list(axes)[1:],
+                dynamic_axes=axes,
             )
         except TypeError as error:
             message = (
                 f"torch {torch.__version__} has no tracing ONNX exporter any more ({error}); "
-                "use the torch backend"
+                "use an older torch, or what needs no ONNX"
             )
             raise BackendUnavailableError(message) from error
     return buffer.getvalue()

@@ -12,6 +12,7 @@ from df2serve._version import __version__
 from df2serve.cli.check import check
 from df2serve.cli.demo import demo
 from df2serve.cli.doctor import doctor
+from df2serve.cli.export import export
 from df2serve.cli.info import info
 from df2serve.cli.predict import predict
 from df2serve.cli.rank import rank
@@ -44,7 +45,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, check, doctor):
+for _verb in (demo, predict, rank, info, export, check, doctor):
     app.command()(_verb)
 
 
