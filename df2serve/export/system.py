@@ -150,6 +150,13 @@ def open_source(
 def _graph_config(ensemble: Ensemble, config: InferenceConfig) -> InferenceConfig:
     """Return settings as a graph computes them, or refuse those that it cannot compute."""
     rows, columns = config.tile_shape or ensemble.manifest.tile_shape
+    zoom_out = config.zoom_out or ensemble.manifest.zoom_out
+    if zoom_out != 1:
+        message = (
+            f"the networks see pixels {zoom_out:g} times as large as those of images, and no graph "
+            "averages images; predict with df2serve"
+        )
+        raise ExportError(message)
     problem = None
     if not isinstance(config.grid, OverlapGrid) or config.map_order != "blended":
         problem = "deepflash2's grid and its order of blending have no graph"

@@ -90,3 +90,9 @@ def test_precision_and_rule_of_the_graph_are_stated(two_classes: Ensemble) -> No
     assert source.config.precision == "fp32"
     assert source.config.empty_score == "largest"
     assert source.arguments["overlap"] == 0.25
+
+
+def test_ensembles_of_a_coarser_resolution_are_refused(two_classes: Ensemble) -> None:
+    config = preset("accurate").updated(zoom_out=2.0)
+    with pytest.raises(ExportError, match="pixels 2 times as large as those of images"):
+        open_source(two_classes, ExportSettings(), config)

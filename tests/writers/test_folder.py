@@ -208,4 +208,4 @@ def test_record_is_plain_json(predictor: Predictor, images: Path, tmp_path: Path
     assert record["provenance"]["source"] == "1.tif"
     assert record["provenance"]["runner"]["device"] == "cpu"
     config = InferenceConfig.model_validate(record["provenance"]["config"])
-    assert config == preset("accurate").updated(tile_shape=(64, 64))
+    assert config == preset("accurate").updated(tile_shape=(64, 64), zoom_out=1.0)
