@@ -246,6 +246,17 @@ class ReviewThreshold(Frozen):
             raise ValueError(message)
         return self
 
+    @property
+    def meaning(self) -> str:
+        """A sentence for people: where the threshold comes from, and what it guarantees."""
+        if self.kind == "out_of_fold":
+            return "the threshold comes from images of the training: it guarantees nothing"
+        level = f"1/{self.failing + 1}" if self.level is None else f"{self.level:.3f}"
+        return (
+            f"the threshold comes from {self.failing} reference images with {self.metric} < "
+            f"{self.required:g}: another such image escapes review with a chance of at most {level}"
+        )
+
 
 class FailureBound(Frozen):
     """What is known where no held-out reference failed, so that no threshold can be certified."""

@@ -65,14 +65,5 @@ def _explain(run: RunInfo, rows: list[Row], threshold: float | None) -> None:
         return
     doubtful = sum(bool(row["needs_review"]) for row in rows)
     typer.echo(f"{doubtful} of {len(rows)} images need review (U >= {threshold:.3f})")
-    known = run.threshold
-    if known is None or known.value != threshold:
-        return
-    if known.kind == "out_of_fold":
-        typer.echo("the threshold comes from images of the training: it guarantees nothing")
-        return
-    level = f"1/{known.failing + 1}" if known.level is None else f"{known.level:.3f}"
-    typer.echo(
-        f"the threshold comes from {known.failing} reference images with {known.metric} < "
-        f"{known.required:g}: another such image escapes review with a chance of at most {level}"
-    )
+    if run.threshold is not None and run.threshold.value == threshold:
+        typer.echo(run.threshold.meaning)

@@ -350,9 +350,11 @@ def _tell_threshold(calibration: Calibration) -> None:
     threshold = calibration.threshold("u")
     if threshold is None:
         typer.echo("no prediction failed, so that there is no threshold for review")
+        bound = calibration.failure_bound
+        if bound is not None:
+            typer.echo(f"at most {bound.bound:.1%} of such images fail, with 95 % confidence")
         return
-    guarantee = "" if threshold.kind == "held_out" else "; without a guarantee (out of fold)"
-    typer.echo(f"review from U >= {threshold.value:.3f}{guarantee}")
+    typer.echo(f"review from U >= {threshold.value:.3f}: {threshold.meaning}")
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:
