@@ -69,6 +69,13 @@ def test_experts_to_a_calibrated_ensemble(df2serve: Callable[..., Any], labeled:
     calibration = load_ensemble(ensemble).calibration
     assert calibration is not None
     assert {reference.kind for reference in calibration.references} == {"out_of_fold"}
+    compared = df2serve("compare", labeled / "evaluation", labeled / "evaluation")
+    assert "difference +0.000 (+0.000 to +0.000), no image differs, 4 images" in compared.out
+    assert "masks of 2 runs agree with each other: Dice 1.000" in compared.out
+    told = json.loads(df2serve("compare", *[labeled / "evaluation"] * 2, "--json").out)
+    assert told["reproducibility"]["mean"]["dice"] == 1
+    missing = df2serve("compare", labeled / "evaluation", labeled / "none")
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
 
 
 def test_warnings_of_a_kind_are_summed_up(df2serve: Callable[..., Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from df2serve_training.recipe import Recipe
     from df2serve_training.settings import JobSettings
 
-__all__ = ["evaluate", "find_rate", "gt", "register", "train"]
+__all__ = ["compare", "evaluate", "find_rate", "gt", "register", "train"]
 
 _WARNINGS_SHOWN = 5
 
@@ -47,7 +48,7 @@ _Table = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (gt, train, find_rate, evaluate):
+    for verb in (gt, train, find_rate, evaluate, compare):
         app.command()(verb)
 
 
@@ -257,6 +258,44 @@ def _checked(
     for remark in data.remarks:
         typer.echo(f"note: {remark}", err=True)
     return data
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
+    others: Annotated[list[Path], typer.Argument(help="Evaluations of the same images.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Compare trainings by their evaluations: what differs, and how alike their masks are."""
+    from df2serve_training.evaluate import read_evaluation
+    from df2serve_training.repeats import compare_evaluations, reproducibility
+
+    reference = read_evaluation(first)
+    differences = {
+        str(other): compare_evaluations(reference, read_evaluation(other)) for other in others
+    }
+    alike = reproducibility([first, *others])
+    if as_json:
+        content = {
+            "differences": {
+                name: [row.model_dump(mode="json") for row in rows]
+                for name, rows in differences.items()
+            },
+            "reproducibility": alike.model_dump(mode="json"),
+        }
+        typer.echo(json.dumps(content, indent=2))
+        return
+    for name, rows in differences.items():
+        typer.echo(f"{first} and {name}")
+        for row in rows:
+            interval = "" if row.low is None else f" ({row.low:+.3f} to {row.high:+.3f})"
+            p_value = "no image differs" if row.p_value is None else f"p = {row.p_value:.2g}"
+            typer.echo(
+                f"  {row.metric}: {row.first:.3f} and {row.second:.3f}, difference "
+                f"{row.difference:+.3f}{interval}, {p_value}, {row.images} images"
+            )
+    if alike.mean.dice is not None:
+        typer.echo(f"masks of {alike.runs} runs agree with each other: Dice {alike.mean.dice:.3f}")
 
 
 def _shown(bar: Progress) -> Callable[[StepReport], None]:
