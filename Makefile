@@ -51,7 +51,7 @@ foreign: .venv/foreign .venv/foreign/ij.jar ## fetch packages and programs of ot
 # ImageJ, which needs java and xvfb-run; its tests skip where there is no apt to fetch it
 .venv/foreign/ij.jar: | .venv/foreign
 	folder=$$(mktemp -d) && cd $$folder && { apt-get download libij-java && \
-		dpkg-deb --extract libij-java_*.deb . && cp usr/share/java/ij.jar $(CURDIR)/$@ || \
+		dpkg-deb --extract libij-java_*.deb . && cp usr/share/java/ij.jar "$(CURDIR)/$@" || \
 		echo "no ImageJ: apt-get cannot fetch libij-java"; }; rm -r $$folder
 
 clean: ## remove what tests and builds left; the environment stays
