@@ -1,7 +1,9 @@
 """The macros of a package in a real ImageJ, on the maps that the package's weights give."""
 
 import io
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -133,19 +135,20 @@ def cases(
         )
         macro = packages[name].macro("uncertainty_score.ijm", folder / name)
         script += f"""
+            print("image\\t{name}");
             open("{folder / name}.tif");
             runMacro("{macro}");
             saveAs("Results", "{folder / name}.csv");
-            File.saveString(getInfo("log"), "{folder / name}.log");
-            print("\\\\Clear");
             run("Close All");
         """
+    script += f'File.saveString(getInfo("log"), "{folder / "log.txt"}");'
     run_macro(imagej, script, folder)
+    printed = read_log(folder / "log.txt")
     return {
         name: Case(
             image,
             predict(image, ensemble=packages[name].path, axes="CYX"),
-            printed=read_log(folder / f"{name}.log"),
+            printed=printed[name],
             objects=read_table(folder / f"{name}.csv"),
         )
         for name, image in images.items()
@@ -155,17 +158,30 @@ def cases(
 def run_macro(imagej: list[str], script: str, folder: Path) -> None:
     (folder / "run.ijm").write_text(script)
     command = [*imagej, str(folder / "run.ijm")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            _, errors = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("ImageJ does not end; an error in a macro opens a dialog that waits")
+    assert process.returncode == 0, errors
 
 
-def read_log(path: Path) -> dict[str, float]:
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
-    return {name: float(value) for name, value in lines}
+def read_log(path: Path) -> dict[str, dict[str, float]]:
+    """Return the numbers that were printed, by image."""
+    found: dict[str, dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        name, value = line.split("\t")
+        if name == "image":
+            numbers = found[value] = {}
+        else:
+            numbers[name] = float(value)
+    return found
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.stat().st_size else pd.DataFrame({"Object": []})
+    """Return the saved results; ImageJ writes no file of an empty table."""
+    return pd.read_csv(path) if path.exists() else pd.DataFrame({"Object": []})
 
 
 NAMES = ("ordinary", "odd", "blurred", "empty", "flat", "channels")

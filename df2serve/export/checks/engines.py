@@ -170,7 +170,7 @@ def _other_images(tensor: Tensor, test: NDArray[np.float32]) -> Iterator[NDArray
     for index, axis in enumerate(tensor.axes):
         if axis.kind == "batch" and axis.size is None:
             first = image.take([0], axis=index)
-            image = np.concatenate([first, np.flip(first, spaces)], axis=index)
+            image = np.concatenate([first, np.flip(first, tuple(spaces))], axis=index)
     if image.shape != test.shape:
         yield np.ascontiguousarray(image)
 
