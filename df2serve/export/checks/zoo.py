@@ -29,6 +29,8 @@ _NOT_ASKED = (
 )
 """Last parts of fields that a package does without for good reasons."""
 _FOREIGN = ("config.stardist", "weights.keras", "weights.tensorflow")
+_WRONG_IN_FIJI = "FIJI067"
+"""Only a warning, since the maps are right; but the Zoo compares the numbers as well."""
 _BIAPY_STEPS = frozenset(
     {
         "clip",
@@ -101,7 +103,13 @@ def _askable(missing: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _partners(subject: Subject, findings: list[Finding], *, reproduced: bool) -> Iterator[Partner]:
-    errors = sorted({item.code for item in findings if item.severity is Severity.ERROR})
+    errors = sorted(
+        {
+            item.code
+            for item in findings
+            if item.severity is Severity.ERROR or item.code == _WRONG_IN_FIJI
+        }
+    )
     fiji = [f"Fiji rules {', '.join(errors)}"] if errors else []
     single = len(subject.inputs) == len(subject.outputs) == 1
     one = [] if single else ["it takes models with one input and one output"]

@@ -13,6 +13,7 @@ from df2serve.export.checks.engines import (
     Recipe,
     _build_first,
     _compare,
+    _other_images,
     run_engines,
 )
 from df2serve.export.checks.fiji import Subject
@@ -53,6 +54,19 @@ def test_differences_are_measured() -> None:
     assert "16 values differ" in _compare("x", image, expected, far).detail
     assert _compare("x", image, expected, nothing).status is Status.FAILED
     assert "shape (1, 1, 2, 2)" in _compare("x", image, expected, small).detail
+
+
+def test_another_size_shows_what_the_test_image_shows(good: Path) -> None:
+    with open_package(good, CheckLimits()) as (package, _):
+        assert package is not None
+        (tensor,) = Subject(package).inputs
+    test = np.zeros((1, 1, 64, 64), np.float32)
+    test[..., 10:30, 5:9] = 7
+    (image,) = _other_images(tensor, test)
+    assert image.shape == (2, 1, 67, 74)
+    np.testing.assert_array_equal(image[:1, :, :64, :64], test)
+    np.testing.assert_array_equal(image[1], image[0, :, ::-1, ::-1])
+    assert list(_other_images(tensor, test[0])) == []
 
 
 @pytest.mark.slow

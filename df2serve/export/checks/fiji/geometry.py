@@ -186,16 +186,33 @@ def _references(tensor: Tensor) -> Iterator[Problem]:
 @rule(
     "FIJI019",
     Severity.ERROR,
-    demand="Every input and output is an image: no numbers per image, no lists, no sizes that "
+    demand="Every input is an image, and every output an image or numbers: no lists, no sizes that "
     "depend on the data.",
-    reason="Of numbers per tile Fiji and bioimageio.core keep those of the last tile; index axes "
-    "and data-dependent sizes are not supported.",
+    reason="Index axes and data-dependent sizes are not supported.",
     remedy="Leave them out, and compute them from the maps, for example by a macro.",
 )
 def _maps(subject: Subject) -> Iterator[Problem]:
     for tensor in subject.tensors:
-        if tensor.axes and _is_no_map(tensor):
+        numbers = tensor in subject.outputs and _is_numbers(tensor)
+        if tensor.axes and _is_no_map(tensor) and not numbers:
             yield Problem(f"{tensor.place}.axes", f"axes {tensor.order} are not those of an image")
+
+
+@rule(
+    "FIJI067",
+    Severity.WARNING,
+    demand="No output is a number per image.",
+    reason="Of numbers per tile Fiji and bioimageio.core keep those of the last tile.",
+    remedy="Leave them out for Fiji, and compute them from the maps, for example by a macro.",
+)
+def _numbers(subject: Subject) -> Iterator[Problem]:
+    for tensor in subject.outputs:
+        if _is_numbers(tensor):
+            yield Problem(f"{tensor.place}.axes", f"axes {tensor.order}: right for one tile only")
+
+
+def _is_numbers(tensor: Tensor) -> bool:
+    return bool(tensor.axes) and all(axis.kind in {"batch", "channel"} for axis in tensor.axes)
 
 
 def _is_no_map(tensor: Tensor) -> bool:
@@ -277,6 +294,7 @@ RULES = (
     _smallest_image,
     _scales,
     _maps,
+    _numbers,
     _halo,
     _minimum,
     _frozen,

@@ -1,0 +1,253 @@
+"""The macros of a package in a real ImageJ, on the maps that the package's weights give."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+
+from df2serve.artifact import Ensemble, GoldenTensors, with_files
+from df2serve.config import InstanceConfig
+from df2serve.core.instances import find_instances, measure_instances
+from df2serve.export import Card, export_ensemble
+from df2serve.export.card import Person
+from df2serve.inference import Prediction, predict
+from df2serve.testing import (
+    FITTED_SCENE,
+    fitted_ensemble,
+    generate_cells,
+    generate_ood,
+    random_ensemble,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning"),
+]
+
+PIXEL_UM = 0.5
+
+
+@pytest.fixture(scope="module")
+def imagej() -> list[str]:
+    """The command of ImageJ in batch mode; its dialogs need a display, if a virtual one."""
+    places = [Path(sys.prefix) / "foreign/ij.jar", Path("/usr/share/java/ij.jar")]
+    jar = next((place for place in places if place.is_file()), None)
+    missing = [name for name in ("java", "xvfb-run") if shutil.which(name) is None]
+    if jar is None:
+        missing.append("ij.jar ('make foreign' fetches it)")
+    if missing:
+        pytest.skip(f"ImageJ needs {', '.join(missing)}")
+    java = ["java", "-Xmx512m", "-cp", str(jar), "ij.ImageJ"]
+    return ["xvfb-run", "-a", *java, "-batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """A package with what is inside of it."""
+
+    path: Path
+
+    def macro(self, name: str, folder: Path) -> Path:
+        """Unpack a macro."""
+        with zipfile.ZipFile(self.path) as archive:
+            return Path(archive.extract(name, folder))
+
+    def run(self, image: np.ndarray) -> np.ndarray:
+        """Return the maps that the TorchScript file gives, axes (C, Y, X)."""
+        with zipfile.ZipFile(self.path) as archive:
+            module = torch.jit.load(io.BytesIO(archive.read("weights_torchscript.pt")))
+        with torch.inference_mode():
+            return module(torch.from_numpy(image.astype(np.float32))[None])[0].numpy()
+
+
+def write_package(ensemble: Ensemble, target: Path) -> Package:
+    card = Card(authors=(Person(name="Ada Lovelace"),), license="MIT", description="Cells.")
+    formats = ("pytorch_state_dict", "torchscript")
+    export_ensemble(ensemble, target, "bioimageio", card=card, formats=formats)
+    return Package(target)
+
+
+@pytest.fixture(scope="module")
+def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    folder = tmp_path_factory.mktemp("two")
+    ensemble = fitted_ensemble(folder / "cells", members=2, images=4, steps=40)
+    return write_package(ensemble, folder / "cells.zip")
+
+
+@pytest.fixture(scope="module")
+def four_classes(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    folder = tmp_path_factory.mktemp("four")
+    bare = random_ensemble(folder / "made", members=3, channels=3, classes=4, tile=64)
+    image = np.random.default_rng(0).uniform(0, 150, (3, 64, 64)).astype(np.float32)
+    prediction = predict(image, ensemble=bare, axes="CYX")
+    golden = GoldenTensors(image=image, probs=prediction.probs, total=prediction.total)
+    return write_package(with_files(bare, golden.to_files()), folder / "four.zip")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An image, our prediction of it, and what ImageJ says of the package's maps."""
+
+    image: np.ndarray
+    prediction: Prediction
+    printed: dict[str, float]
+    objects: pd.DataFrame
+
+
+@pytest.fixture(scope="module")
+def cases(
+    two_classes: Package,
+    four_classes: Package,
+    imagej: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Case]:
+    folder = tmp_path_factory.mktemp("imagej")
+    cells = generate_cells(FITTED_SCENE, seed=1).image
+    rng = np.random.default_rng(5)
+    images = {
+        "ordinary": cells,
+        "odd": cells[:, 20:101, 30:127],
+        "blurred": generate_ood("blurred", FITTED_SCENE, seed=2).image,
+        "empty": generate_ood("empty", FITTED_SCENE, seed=3).image,
+        "flat": np.zeros((1, 50, 70), cells.dtype),
+        "channels": rng.uniform(0, 150, (3, 81, 97)).astype(np.float32),
+    }
+    packages = {name: four_classes if name == "channels" else two_classes for name in images}
+    script = ""
+    for name, image in images.items():
+        tifffile.imwrite(
+            folder / f"{name}.tif",
+            packages[name].run(image),
+            imagej=True,
+            resolution=(1 / PIXEL_UM, 1 / PIXEL_UM),
+            metadata={"axes": "CYX", "unit": "um"},
+        )
+        macro = packages[name].macro("uncertainty_score.ijm", folder / name)
+        script += f"""
+            print("image\\t{name}");
+            open("{folder / name}.tif");
+            runMacro("{macro}");
+            saveAs("Results", "{folder / name}.csv");
+            run("Close All");
+        """
+    script += f'File.saveString(getInfo("log"), "{folder / "log.txt"}");'
+    run_macro(imagej, script, folder)
+    printed = read_log(folder / "log.txt")
+    return {
+        name: Case(
+            image,
+            predict(image, ensemble=packages[name].path, axes="CYX"),
+            printed=printed[name],
+            objects=read_table(folder / f"{name}.csv"),
+        )
+        for name, image in images.items()
+    }
+
+
+def run_macro(imagej: list[str], script: str, folder: Path) -> None:
+    (folder / "run.ijm").write_text(script)
+    command = [*imagej, str(folder / "run.ijm")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            _, errors = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("ImageJ does not end; an error in a macro opens a dialog that waits")
+    assert process.returncode == 0, errors
+
+
+def read_log(path: Path) -> dict[str, dict[str, float]]:
+    """Return the numbers that were printed, by image."""
+    found: dict[str, dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        name, value = line.split("\t")
+        if name == "image":
+            numbers = found[value] = {}
+        else:
+            numbers[name] = float(value)
+    return found
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return the saved results; ImageJ writes no file of an empty table."""
+    return pd.read_csv(path) if path.exists() else pd.DataFrame({"Object": []})
+
+
+NAMES = ("ordinary", "odd", "blurred", "empty", "flat", "channels")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_score_is_ours(name: str, cases: dict[str, Case]) -> None:
+    case = cases[name]
+    assert case.printed["U"] == pytest.approx(case.prediction.scores.u, abs=1e-4)
+    assert case.printed["foreground pixels"] == np.count_nonzero(case.prediction.mask)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_objects_are_ours(name: str, cases: dict[str, Case]) -> None:
+    prediction, found = cases[name].prediction, cases[name].objects
+    instances = find_instances(prediction.mask, config=InstanceConfig(method="components"))
+    ours = measure_instances(
+        instances,
+        image=cases[name].image,
+        probability=prediction.probs.max(axis=0),
+        total=prediction.total,
+        epistemic=prediction.epistemic,
+        pixel_area_um2=PIXEL_UM**2,
+    )
+    assert len(found) == len(ours)
+    expected = {
+        "Object": [one.label for one in ours],
+        "Class": [one.class_index for one in ours],
+        "Area_px": [one.area_px for one in ours],
+        "Area_um2": [one.area_um2 for one in ours],
+        "Column": [one.column for one in ours],
+        "Row": [one.row for one in ours],
+        "U": [one.u for one in ours],
+    }
+    for column in expected if ours else ():
+        np.testing.assert_allclose(found[column], expected[column], atol=1e-4, err_msg=column)
+
+
+def test_the_images_differ_in_what_they_show(cases: dict[str, Case]) -> None:
+    assert {len(case.objects) > 0 for case in cases.values()} == {True, False}
+    assert set(cases["channels"].objects["Class"]) == {1, 2, 3}
+
+
+def test_touching_objects_are_split_like_ours(
+    two_classes: Package, imagej: list[str], tmp_path: Path
+) -> None:
+    row, column = np.mgrid[:120, :160]
+    discs = [(40, 40, 20), (40, 72, 18), (85, 110, 25), (85, 70, 16)]
+    mask = np.any(
+        [(row - r) ** 2 + (column - c) ** 2 <= radius**2 for r, c, radius in discs], axis=0
+    )
+    ours = find_instances(mask.astype(np.uint8), config=InstanceConfig())
+    assert len(ours) == len(discs)
+    maps = np.stack([~mask, mask, 0 * mask, mask]).astype(np.float32)
+    tifffile.imwrite(tmp_path / "discs.tif", maps, imagej=True, metadata={"axes": "CYX"})
+    macro = two_classes.macro("split_objects.ijm", tmp_path)
+    script = f"""
+        open("{tmp_path / "discs.tif"}");
+        runMacro("{macro}");
+        saveAs("Results", "{tmp_path / "discs.csv"}");
+    """
+    run_macro(imagej, script, tmp_path)
+    found = read_table(tmp_path / "discs.csv")
+    assert len(found) == len(discs)
+    # ImageJ leaves lines of one pixel between the parts
+    areas = np.bincount(ours.labels.ravel())[1:]
+    np.testing.assert_allclose(sorted(found["Area"]), sorted(areas), rtol=0.05)
+    found_at = {(round(y / 4), round(x / 4)) for x, y in zip(found["X"], found["Y"], strict=True)}
+    assert len(found_at) == len(discs)
