@@ -11,6 +11,9 @@ import pytest
 from df2serve.artifact import load_ensemble
 from df2serve.cli import main
 
+# how huggingface_hub itself uploads large files
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -59,3 +62,20 @@ def test_pull(df2serve: Run, shared, ensemble, tmp_path: Path) -> None:
         code, out, errors = df2serve("pull", *arguments, "-o", tmp_path / "refused")
         assert (code, out) == (2, "")
         assert message in errors
+
+
+def test_push(df2serve: Run, hub, hub_server, ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub_server.OWNER)
+    command = ("push", ensemble.source, "hf://lab/cells", "--version", "1.0.0")
+    code, out, errors = df2serve(*command, "--dry-run")
+    assert (code, hub.repositories) == (0, {})
+    assert "add      members/fold-1/model.safetensors  0.8 MB\n" in out
+    assert "hf://lab/cells: 0 files stay, 2.5 MB to send\n" in out
+    assert "states no license" in errors
+    code, out, _ = df2serve(*command)
+    assert code == 0
+    assert out.endswith(", tags 1.0.0 and v1.0.0\n")
+    assert load_ensemble("hf://lab/cells@v1.0.0").sha256 == ensemble.sha256
+    code, out, _ = df2serve("push", ensemble.source, "hf://lab/cells", "--json")
+    assert code == 0
+    assert json.loads(out)["changes"] == []
