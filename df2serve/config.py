@@ -18,6 +18,7 @@ __all__ = [
     "CheckLimits",
     "DecodeLimits",
     "Grid",
+    "HubLimits",
     "ImageNormalization",
     "InferenceConfig",
     "InstanceConfig",
@@ -271,6 +272,16 @@ class CheckLimits(Frozen):
     """Bytes of a test tensor whose values are looked at."""
     max_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """Wall-clock time of one run of a model, in a process of its own."""
+
+
+class HubLimits(Frozen):
+    """How much an ensemble of a hub may ask for before it is refused."""
+
+    title: ClassVar[str] = "limits of downloads"
+    max_files: Annotated[int, Field(ge=1)] = 1000
+    """Files that are fetched."""
+    max_bytes: Annotated[int, Field(ge=1)] = 32 << 30
+    """Bytes of all of them together."""
 
 
 def describe_validation_error(what: str, error: ValidationError) -> str:

@@ -15,6 +15,8 @@ Every message says what was got, what was expected and what to do about it::
     │   ├── ArtifactNotFoundError (FileNotFoundError)                                          404
     │   ├── ManifestError                    ensemble.json does not follow the schema          422
     │   └── IntegrityError                   a file is missing or its hash differs             422
+    ├── HubError                             a hub of models could not be used              502
+    │   └── HubAccessError (PermissionError) it wants a login, consent or a right           403
     ├── BackendError                         a member network could not run                    500
     │   ├── BackendUnavailableError          device, provider or precision not available       503
     │   └── OutOfMemoryError (MemoryError)   not even one tile fits                            507
@@ -39,6 +41,8 @@ __all__ = [
     "DecodeError",
     "Df2ServeError",
     "ExportError",
+    "HubAccessError",
+    "HubError",
     "ImageMismatchError",
     "InputError",
     "IntegrityError",
@@ -122,6 +126,19 @@ class ManifestError(ArtifactError):
 
 class IntegrityError(ArtifactError):
     """A file of the ensemble is missing, or its hash is not the recorded one."""
+
+
+class HubError(Df2ServeError):
+    """A hub of models could not be reached, or refused what was asked of it."""
+
+    http_status = 502
+    exit_code = 2
+
+
+class HubAccessError(HubError, PermissionError):
+    """The hub wants a login, consent to conditions, or a right that the account lacks."""
+
+    http_status = 403
 
 
 class BackendError(Df2ServeError):

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from df2serve.artifact._package import ENSEMBLE, WEIGHTS, PackageStore
+from df2serve.artifact._schemes import open_address, scheme_of
 from df2serve.artifact.manifest import (
+    MANIFEST_LIMIT,
     Calibration,
     FileEntry,
     Manifest,
@@ -39,6 +41,7 @@ __all__ = [
     "Ensemble",
     "GoldenTensors",
     "load_ensemble",
+    "new_folder",
     "pack_ensemble",
     "save_ensemble",
     "with_files",
@@ -46,7 +49,6 @@ __all__ = [
 
 _MANIFEST = "ensemble.json"
 _CALIBRATION = "calibration.json"
-_MANIFEST_LIMIT = 16 << 20
 _GOLDEN_INPUT = "test/input.npy"
 _GOLDEN_OUTPUT = "test/output.npz"
 _CHUNK = 8 << 20
@@ -89,10 +91,13 @@ class _Store(Protocol):
 @dataclass(frozen=True)
 class _FolderStore:
     root: Path
+    cache: Path | None = None
+    """Folder of downloads that files may be links into; such an ensemble is only read."""
 
     def size(self, path: str) -> int | None:
-        target = self.root / path
-        if not target.is_file() or not target.resolve().is_relative_to(self.root.resolve()):
+        target = (self.root / path).resolve()
+        homes = [home.resolve() for home in (self.root, self.cache) if home]
+        if not target.is_file() or not any(target.is_relative_to(home) for home in homes):
             return None
         return target.stat().st_size
 
@@ -175,7 +180,7 @@ class Ensemble:
         Raises:
             IntegrityError: they changed since the ensemble was opened.
         """
-        content = self._store.read(_MANIFEST, _MANIFEST_LIMIT)
+        content = self._store.read(_MANIFEST, MANIFEST_LIMIT)
         if hashlib.sha256(content).hexdigest() != self.sha256:
             message = (
                 f"{_MANIFEST} of {self.source.name} changed since it was opened; open it again"
@@ -234,30 +239,35 @@ class Ensemble:
             )
 
 
-def load_ensemble(source: str | Path) -> Ensemble:
+def load_ensemble(source: str | Path, *, cache: Path | None = None) -> Ensemble:
     """Open an ensemble.
 
     Args:
-        source: the folder, a zip file of it, or a package that df2serve exported.
+        source: the folder, a zip file of it, a package that df2serve exported, or an address such
+            as ``hf://org/name@1.2.0``.
+        cache: folder of downloads around the folder, whose files may be links into it.
 
     Raises:
         ArtifactNotFoundError: nothing there, or no ``ensemble.json`` in it.
         ManifestError: ``ensemble.json`` or ``calibration.json`` does not follow the schema.
         IntegrityError: ``calibration.json`` is not the recorded one.
+        HubError: the hub of an address cannot be used.
     """
+    if isinstance(source, str) and scheme_of(source):
+        return open_address(source)
     path = Path(source)
     if not path.exists():
         message = f"no ensemble at {path}; expected a folder or a zip file with {_MANIFEST}"
         raise ArtifactNotFoundError(message)
-    store: _Store = _FolderStore(path) if path.is_dir() else _zip_store(path)
+    store: _Store = _FolderStore(path, cache) if path.is_dir() else _zip_store(path)
     size = store.size(_MANIFEST)
     if size is None:
         message = f"{path} holds no {_MANIFEST}, so that it is not an ensemble"
         raise ArtifactNotFoundError(message)
-    if size > _MANIFEST_LIMIT:
-        message = f"{_MANIFEST} has {size} bytes, expected at most {_MANIFEST_LIMIT}"
+    if size > MANIFEST_LIMIT:
+        message = f"{_MANIFEST} has {size} bytes, expected at most {MANIFEST_LIMIT}"
         raise ManifestError(message)
-    content = store.read(_MANIFEST, _MANIFEST_LIMIT)
+    content = store.read(_MANIFEST, MANIFEST_LIMIT)
     ensemble = Ensemble(
         manifest=parse_manifest(content),
         calibration=Calibration(),
@@ -300,7 +310,7 @@ def save_ensemble(
         contents[f"{member.folder}/model.safetensors"] = weights
     for name in ("config.json", "model.safetensors"):
         contents[name] = contents[f"{described[0].folder}/{name}"]
-    with _new_folder(Path(target)) as folder:
+    with new_folder(Path(target)) as folder:
         _write(folder, {**fields, "members": described}, contents, kept={})
     return load_ensemble(target)
 
@@ -309,10 +319,14 @@ def with_files(ensemble: Ensemble, files: Mapping[str, bytes]) -> Ensemble:
     """Add or replace files of an ensemble folder, and record them in its manifest.
 
     Raises:
-        OutputError: the ensemble is a zip file, or cannot be written.
+        OutputError: the ensemble is a zip file or a cached download, or cannot be written.
     """
-    if not ensemble.source.is_dir():
-        message = f"{ensemble.source} is a zip file; unpack it to change the ensemble"
+    store = ensemble._store
+    if not isinstance(store, _FolderStore) or store.cache:
+        kind = (
+            "a cached download; pull" if isinstance(store, _FolderStore) else "a zip file; unpack"
+        )
+        message = f"{ensemble.source} is {kind} it into a folder to change the ensemble"
         raise OutputError(message)
     fields = ensemble.manifest.model_dump()
     _write(ensemble.source, fields, files, kept=ensemble.manifest.files)
@@ -371,7 +385,7 @@ def _write(
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes the target if all goes well."""
     if target.exists():
         message = f"{target} exists; remove it or choose another folder"

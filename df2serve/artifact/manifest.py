@@ -24,6 +24,7 @@ from df2serve.config import (
 from df2serve.errors import ManifestError
 
 __all__ = [
+    "MANIFEST_LIMIT",
     "SCHEMA_VERSION",
     "Calibration",
     "ChannelInfo",
@@ -36,6 +37,7 @@ __all__ = [
     "PixelSizeInfo",
     "Reference",
     "ReferenceKind",
+    "RelativePath",
     "ReviewThreshold",
     "ScorePercentiles",
     "ShareInterval",
@@ -47,6 +49,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+MANIFEST_LIMIT = 16 << 20
+"""Bytes of the largest ``ensemble.json`` that is read."""
 
 
 def _portable(path: str) -> str:

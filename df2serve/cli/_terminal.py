@@ -17,9 +17,15 @@ from rich.text import Text
 if TYPE_CHECKING:
     from df2serve.inference import Progress as TileProgress
 
-__all__ = ["AsJson", "ImageProgress", "print_json", "print_table", "say"]
+__all__ = ["AsJson", "EnsembleArgument", "ImageProgress", "print_json", "print_table", "say"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+EnsembleArgument = Annotated[
+    str,
+    typer.Argument(help="Ensemble: a folder, a zip file, a package or hf://org/name[@revision]."),
+]
+"""Not a path, which would make one slash of the two."""
 
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 

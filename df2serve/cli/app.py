@@ -15,6 +15,8 @@ from df2serve.cli.doctor import doctor
 from df2serve.cli.export import export
 from df2serve.cli.info import info
 from df2serve.cli.predict import predict
+from df2serve.cli.pull import pull
+from df2serve.cli.push import push
 from df2serve.cli.rank import rank
 
 __all__ = ["app", "main"]
@@ -45,7 +47,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, export, check, doctor):
+for _verb in (demo, predict, rank, info, export, check, push, pull, doctor):
     app.command()(_verb)
 
 

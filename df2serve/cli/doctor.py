@@ -31,7 +31,7 @@ _TILE = 256
 
 def doctor(
     ensemble: Annotated[
-        Path | None, typer.Argument(help="Ensemble to measure; a small U-Net when absent.")
+        str | None, typer.Argument(help="Ensemble to measure; a small U-Net when absent.")
     ] = None,
     *,
     as_json: AsJson = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from df2serve.cli._terminal import AsJson, print_json, say
+from df2serve.cli._terminal import AsJson, EnsembleArgument, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ _packaging = partial(typer.Option, rich_help_panel="What a package says and hold
 
 
 def export(
-    ensemble: Annotated[Path, typer.Argument(help="Ensemble: a folder, a zip file or a package.")],
+    ensemble: EnsembleArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to create.")],
     *,
     to: Annotated[str, typer.Option("--to", help="torchscript, onnx or bioimageio.")],

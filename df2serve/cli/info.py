@@ -17,7 +17,10 @@ __all__ = ["info"]
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="An ensemble (folder or zip file), or an image.")],
+    path: Annotated[
+        str,
+        typer.Argument(help="Ensemble (folder, zip file, hf://org/name[@revision]) or image."),
+    ],
     *,
     as_json: AsJson = False,
     axes: Annotated[
@@ -28,12 +31,15 @@ def info(
     from df2serve.artifact import load_ensemble
     from df2serve.errors import ArtifactNotFoundError, SourceNotFoundError
 
-    if not path.exists():
+    is_address = "://" in path
+    if not is_address and not Path(path).exists():
         message = f"{path} does not exist; give an ensemble or an image"
         raise SourceNotFoundError(message)
     try:
         opened = load_ensemble(path)
     except ArtifactNotFoundError:
+        if is_address:
+            raise
         from df2serve.io import open_image
 
         with open_image(path, axes=axes) as image:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from df2serve.cli._terminal import AsJson, ImageProgress, print_json, say
+from df2serve.cli._terminal import AsJson, EnsembleArgument, ImageProgress, print_json, say
 
 if TYPE_CHECKING:
     from df2serve.backends import RunnerInfo
@@ -29,7 +29,7 @@ _running = partial(typer.Option, rich_help_panel="Where it is computed")
 
 
 def predict(
-    ensemble: Annotated[Path, typer.Argument(help="Ensemble: a folder or a zip file.")],
+    ensemble: EnsembleArgument,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
     *,

@@ -180,7 +180,9 @@ def find_rate(
 
 
 def evaluate(
-    ensemble: Annotated[Path, typer.Argument(help="Ensemble: a folder or a zip file.")],
+    ensemble: Annotated[
+        str, typer.Argument(help="Ensemble: a folder, a zip file or hf://org/name[@revision].")
+    ],
     images: _Images,
     masks: _Masks,
     output: _Output,

@@ -1,0 +1,37 @@
+"""Ensembles out to the world and back: the Hugging Face Hub and its model cards."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from df2serve.publish.address import HubAddress as HubAddress
+    from df2serve.publish.hub import Pulled as Pulled
+    from df2serve.publish.hub import open_ensemble as open_ensemble
+    from df2serve.publish.hub import pull as pull
+    from df2serve.publish.push import Change as Change
+    from df2serve.publish.push import Pushed as Pushed
+    from df2serve.publish.push import PushPlan as PushPlan
+    from df2serve.publish.push import plan_push as plan_push
+    from df2serve.publish.push import push as push
+else:
+    import lazy_loader
+
+    __getattr__, __dir__, _ = lazy_loader.attach(
+        __name__,
+        submod_attrs={
+            "address": ["HubAddress"],
+            "hub": ["Pulled", "open_ensemble", "pull"],
+            "push": ["Change", "PushPlan", "Pushed", "plan_push", "push"],
+        },
+    )
+
+__all__ = [
+    "Change",
+    "HubAddress",
+    "Pulled",
+    "PushPlan",
+    "Pushed",
+    "open_ensemble",
+    "plan_push",
+    "pull",
+    "push",
+]
