@@ -135,20 +135,18 @@ def cases(
         )
         macro = packages[name].macro("uncertainty_score.ijm", folder / name)
         script += f"""
-            print("image\\t{name}");
             open("{folder / name}.tif");
             runMacro("{macro}");
             saveAs("Results", "{folder / name}.csv");
+            File.saveString(getInfo("log"), "{folder / name}.log");
             run("Close All");
         """
-    script += f'File.saveString(getInfo("log"), "{folder / "log.txt"}");'
     run_macro(imagej, script, folder)
-    printed = read_log(folder / "log.txt")
     return {
         name: Case(
             image,
             predict(image, ensemble=packages[name].path, axes="CYX"),
-            printed=printed[name],
+            printed=read_log(folder / f"{name}.log"),
             objects=read_table(folder / f"{name}.csv"),
         )
         for name, image in images.items()
@@ -167,16 +165,10 @@ def run_macro(imagej: list[str], script: str, folder: Path) -> None:
     assert process.returncode == 0, errors
 
 
-def read_log(path: Path) -> dict[str, dict[str, float]]:
-    """Return the numbers that were printed, by image."""
-    found: dict[str, dict[str, float]] = {}
-    for line in path.read_text().splitlines():
-        name, value = line.split("\t")
-        if name == "image":
-            numbers = found[value] = {}
-        else:
-            numbers[name] = float(value)
-    return found
+def read_log(path: Path) -> dict[str, float]:
+    """Return what was printed last under each name."""
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    return {name: float(value) for name, value in lines}
 
 
 def read_table(path: Path) -> pd.DataFrame:
