@@ -203,7 +203,7 @@ def test_objects_are_ours(name: str, cases: dict[str, Case]) -> None:
         "Object": [one.label for one in ours],
         "Class": [one.class_index for one in ours],
         "Area_px": [one.area_px for one in ours],
-        "Area_um2": [one.area_um2 for one in ours],
+        "Area_µm2": [one.area_um2 for one in ours],
         "Column": [one.column for one in ours],
         "Row": [one.row for one in ours],
         "U": [one.u for one in ours],
@@ -214,7 +214,6 @@ def test_objects_are_ours(name: str, cases: dict[str, Case]) -> None:
 
 def test_the_images_differ_in_what_they_show(cases: dict[str, Case]) -> None:
     assert {len(case.objects) > 0 for case in cases.values()} == {True, False}
-    assert set(cases["channels"].objects["Class"]) == {1, 2, 3}
 
 
 def test_touching_objects_are_split_like_ours(
