@@ -135,40 +135,51 @@ def cases(
         )
         macro = packages[name].macro("uncertainty_score.ijm", folder / name)
         script += f"""
+            print("image\\t{name}");
             open("{folder / name}.tif");
             runMacro("{macro}");
             saveAs("Results", "{folder / name}.csv");
-            File.saveString(getInfo("log"), "{folder / name}.log");
             run("Close All");
         """
-    run_macro(imagej, script, folder)
+    printed = read_printed(run_macro(imagej, script, folder))
     return {
         name: Case(
             image,
             predict(image, ensemble=packages[name].path, axes="CYX"),
-            printed=read_log(folder / f"{name}.log"),
+            printed=printed[name],
             objects=read_table(folder / f"{name}.csv"),
         )
         for name, image in images.items()
     }
 
 
-def run_macro(imagej: list[str], script: str, folder: Path) -> None:
+def run_macro(imagej: list[str], script: str, folder: Path) -> str:
+    """Return what macros print; in batch mode it goes to standard output."""
     (folder / "run.ijm").write_text(script)
     command = [*imagej, str(folder / "run.ijm")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
         try:
-            _, errors = process.communicate(timeout=120)
+            printed, errors = process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail("ImageJ does not end; an error in a macro opens a dialog that waits")
     assert process.returncode == 0, errors
+    return printed
 
 
-def read_log(path: Path) -> dict[str, float]:
-    """Return what was printed last under each name."""
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
-    return {name: float(value) for name, value in lines}
+def read_printed(text: str) -> dict[str, dict[str, float]]:
+    """Return the numbers that were printed, by image."""
+    found: dict[str, dict[str, float]] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition("\t")
+        if name == "image":
+            numbers = found[value] = {}
+        elif value:
+            numbers[name] = float(value)
+    return found
 
 
 def read_table(path: Path) -> pd.DataFrame:
