@@ -232,6 +232,18 @@ def test_scores_of_a_package_that_fails(good: Path) -> None:
     assert [gain.gain for gain in zoo.gains] == pytest.approx([0.25, *[0.25 / 3] * 3])
 
 
+def test_numbers_beside_maps_still_fail_the_tests_of_partners(variant: Variant) -> None:
+    """They are a warning, but the Zoo compares them as well."""
+
+    def change(fields: Fields, folder: Path) -> None:
+        fields["outputs"][0]["axes"] = fields["outputs"][0]["axes"][:2]
+
+    zoo = scored(variant(change), runs=())
+    reasons = {item.name: item.reason for item in zoo.partners if not item.passes}
+    assert "FIJI067" in reasons["deepimagej"]
+    assert "FIJI067" in reasons["icy"]
+
+
 def test_scores_without_runs_are_upper_bounds(good: Path) -> None:
     zoo = scored(good, runs=())
     assert zoo.is_upper_bound
