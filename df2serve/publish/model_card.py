@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from statistics import fmean
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -104,6 +105,7 @@ def _missing(ensemble: Ensemble, card: Card) -> tuple[str, ...]:
 def _metadata(ensemble: Ensemble, card: Card, chosen: list[Reference]) -> ModelCardData:
     manifest = ensemble.manifest
     results = _results(card, chosen)
+    origin: dict[str, Any] = _license(card.license or manifest.license) | _base_model(ensemble)
     return ModelCardData(
         library_name="segmentation-models-pytorch",
         pipeline_tag="image-segmentation",
@@ -111,8 +113,7 @@ def _metadata(ensemble: Ensemble, card: Card, chosen: list[Reference]) -> ModelC
         datasets=_hub_dataset(card),
         model_name=manifest.name if results else None,
         eval_results=results or None,
-        **_license(card.license or manifest.license),
-        **_base_model(ensemble),
+        **origin,
     )
 
 
