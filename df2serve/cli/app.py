@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from df2serve._version import __version__
+from df2serve.cli.card import card
 from df2serve.cli.check import check
 from df2serve.cli.demo import demo
 from df2serve.cli.doctor import doctor
@@ -47,7 +48,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, export, check, push, pull, doctor):
+for _verb in (demo, predict, rank, info, export, check, card, push, pull, doctor):
     app.command()(_verb)
 
 

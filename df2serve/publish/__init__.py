@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from df2serve.publish.hub import Pulled as Pulled
     from df2serve.publish.hub import open_ensemble as open_ensemble
     from df2serve.publish.hub import pull as pull
+    from df2serve.publish.model_card import RenderedCard as RenderedCard
+    from df2serve.publish.model_card import render_card as render_card
     from df2serve.publish.push import Change as Change
     from df2serve.publish.push import Pushed as Pushed
     from df2serve.publish.push import PushPlan as PushPlan
@@ -20,6 +22,7 @@ else:
         submod_attrs={
             "address": ["HubAddress"],
             "hub": ["Pulled", "open_ensemble", "pull"],
+            "model_card": ["RenderedCard", "render_card"],
             "push": ["Change", "PushPlan", "Pushed", "plan_push", "push"],
         },
     )
@@ -30,8 +33,10 @@ __all__ = [
     "Pulled",
     "PushPlan",
     "Pushed",
+    "RenderedCard",
     "open_ensemble",
     "plan_push",
     "pull",
     "push",
+    "render_card",
 ]

@@ -1,14 +1,18 @@
 """What a push changes on the Hub, and what it refuses."""
 
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from starlette.responses import Response
 
 from df2serve.artifact import Ensemble, load_ensemble, pack_ensemble, with_files
-from df2serve.errors import ConfigError, HubAccessError, HubError, IntegrityError
+from df2serve.errors import ConfigError, ExportError, HubAccessError, HubError, IntegrityError
+from df2serve.export import Card, export_ensemble
+from df2serve.export.card import Person
 from df2serve.publish import Pushed, plan_push, pull, push
 from df2serve.testing import random_ensemble
 
@@ -135,6 +139,24 @@ def test_an_upload_that_breaks_off(hub, ensemble: Ensemble, monkeypatch) -> None
     assert len(hub.repositories["lab/cells"].commits) == 1
     published(ensemble)
     assert load_ensemble(ADDRESS).sha256 == ensemble.sha256
+
+
+@pytest.mark.slow
+def test_a_package_goes_along(hub, ensemble: Ensemble, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).uniform(0, 150, (1, 96, 96)).astype(np.float32)
+    card = Card(authors=(Person(name="Ada Lovelace"),), license="MIT", description="Nothing.")
+    package = tmp_path / "package.zip"
+    formats = ("pytorch_state_dict",)
+    export_ensemble(ensemble, package, "bioimageio", card=card, image=image, formats=formats)
+    pushed = published(ensemble, package=package)
+    files = hub.repositories["lab/cells"].commits[pushed.commit]
+    with zipfile.ZipFile(package) as archive:
+        for name in archive.namelist():
+            path = "package/" + name.replace("rdf.yaml", "bioimageio.yaml")
+            assert files[path].content == archive.read(name)
+    other = random_ensemble(tmp_path / "other", members=1, channels=1, classes=2, tile=64)
+    with pytest.raises(ExportError, match="was not exported of"):
+        published(other, package=package)
 
 
 def test_versions_stay(hub, ensemble: Ensemble) -> None:

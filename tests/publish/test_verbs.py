@@ -1,7 +1,6 @@
 """Publishing verbs as a person uses them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,29 +8,11 @@ import numpy as np
 import pytest
 
 from df2serve.artifact import load_ensemble
-from df2serve.cli import main
 
 # how huggingface_hub itself uploads large files
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def df2serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program in this process; exit code, output and errors come out."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["df2serve", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_verbs_take_addresses(df2serve: Run, shared, ensemble, tmp_path: Path) -> None:
