@@ -96,7 +96,7 @@ def zoom_out_mask(plane: NDArray[Any], factor: float) -> NDArray[Any]:
     """Return a mask (Y, X) at a coarser resolution, each pixel the one at its center.
 
     Example:
-        >>> zoom_out_mask(np.arange(16).reshape(4, 4), 2).tolist()
+        >>> zoom_out_mask(np.arange(16).reshape(4, 4), 2.0).tolist()
         [[5, 7], [13, 15]]
     """
     if factor == 1:
