@@ -3,8 +3,11 @@
 import functools
 import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
@@ -41,6 +44,36 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     for name in [name for name in os.environ if name.startswith("DF2SERVE_")]:
         if name not in {"DF2SERVE_DATA", "DF2SERVE_TEST_GPU", "DF2SERVE_CACHE"}:
             monkeypatch.delenv(name)
+
+
+class Finished(NamedTuple):
+    """What a call of the program came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def df2serve(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Finished]:
+    """Run the program in this process; arguments in, exit code, output and errors out."""
+    from df2serve.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["df2serve", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
 
 
 @functools.cache

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -36,12 +33,12 @@ from df2serve.errors import (
     ManifestError,
     OutputError,
 )
+from df2serve.files import new_folder, replace_file, replacing
 
 __all__ = [
     "Ensemble",
     "GoldenTensors",
     "load_ensemble",
-    "new_folder",
     "pack_ensemble",
     "save_ensemble",
     "with_files",
@@ -344,18 +341,10 @@ def pack_ensemble(ensemble: Ensemble, target: str | Path) -> Ensemble:
     if path.exists():
         message = f"{path} exists; remove it or choose another name"
         raise OutputError(message)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr(_MANIFEST, ensemble.manifest_content())
-            for name in ensemble.manifest.files:
-                archive.writestr(name, ensemble.read(name))
-        temporary.replace(path)
-    except OSError as error:
-        message = f"cannot write {path}: {error.strerror or error}"
-        raise OutputError(message) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr(_MANIFEST, ensemble.manifest_content())
+        for name in ensemble.manifest.files:
+            archive.writestr(name, ensemble.read(name))
     return load_ensemble(path)
 
 
@@ -372,36 +361,8 @@ def _write(
         digest = hashlib.sha256(content).hexdigest()
         entries[name] = FileEntry(sha256=digest, bytes=len(content))
     manifest = build_manifest({**fields, "files": dict(sorted(entries.items()))})
-    try:
-        for name, content in [*contents.items(), (_MANIFEST, manifest.to_json())]:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.part")
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    except OSError as error:
-        message = f"cannot write the ensemble to {folder}: {error.strerror or error}"
-        raise OutputError(message) from error
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes the target if all goes well."""
-    if target.exists():
-        message = f"{target} exists; remove it or choose another folder"
-        raise OutputError(message)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        message = f"cannot create {target}: {error.strerror or error}"
-        raise OutputError(message) from error
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    for name, content in [*contents.items(), (_MANIFEST, manifest.to_json())]:
+        replace_file(folder / name, content, parents=True)
 
 
 def _zip_store(path: Path) -> _Store:

@@ -7,7 +7,8 @@ with the size and hash recorded here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -79,6 +80,24 @@ class ClassInfo(Frozen):
     name: Annotated[str, Field(min_length=1)]
     color: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
     """Display color, ``#rrggbb``."""
+
+
+_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
+
+
+def colored_classes(names: Iterable[str]) -> list[dict[str, str]]:
+    """Return ``classes`` of a manifest, with display colors that people tell apart.
+
+    Args:
+        names: in index order, background first; colors repeat from the eighth class on.
+
+    Example:
+        >>> colored_classes(["background", "cell"])[1]
+        {'name': 'cell', 'color': '#00b300'}
+    """
+    return [
+        {"name": name, "color": color} for name, color in zip(names, cycle(_COLORS), strict=False)
+    ]
 
 
 class ChannelInfo(Frozen):
@@ -255,10 +274,14 @@ class ReviewThreshold(Frozen):
         """A sentence for people: where the threshold comes from, and what it guarantees."""
         if self.kind == "out_of_fold":
             return "the threshold comes from images of the training: it guarantees nothing"
-        level = f"1/{self.failing + 1}" if self.level is None else f"{self.level:.3f}"
+        origin = (
+            f"the threshold comes from {self.failing} of {self.references} reference images, those "
+            f"with {self.metric} < {self.required:g}"
+        )
+        if self.level is None:
+            return f"{origin}: it guarantees nothing"
         return (
-            f"the threshold comes from {self.failing} reference images with {self.metric} < "
-            f"{self.required:g}: another such image escapes review with a chance of at most {level}"
+            f"{origin}: another such image escapes review with a chance of at most {self.level:.3f}"
         )
 
 
@@ -275,6 +298,14 @@ class FailureBound(Frozen):
     """Groups, such as animals, that they belong to; all images where they have none."""
     bound: Share
     """Predictions fail at most this often, with 95 % confidence: 3 / ``groups``."""
+
+    @property
+    def meaning(self) -> str:
+        """A sentence for people."""
+        return (
+            f"none of {self.references} reference images has {self.metric} < {self.required:g}: at "
+            f"most {self.bound:.1%} of all predictions do, with 95 % confidence"
+        )
 
 
 class Reference(Frozen):

@@ -31,6 +31,7 @@ def card(
     from df2serve.artifact import load_ensemble
     from df2serve.errors import OutputError
     from df2serve.export import load_card
+    from df2serve.files import replace_file
     from df2serve.publish import render_card
 
     opened = load_ensemble(ensemble)
@@ -39,13 +40,7 @@ def card(
         message = f"{ensemble} is no folder to write README.md into; name a file with --output"
         raise OutputError(message)
     target = output or opened.source / "README.md"
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        temporary.write_text(rendered.text, encoding="utf-8")
-        temporary.replace(target)
-    except OSError as error:
-        message = f"cannot write {target}: {error.strerror or error}"
-        raise OutputError(message) from error
+    replace_file(target, rendered.text.encode())
     for fact in rendered.missing:
         say(f"missing: {fact}")
     if as_json:

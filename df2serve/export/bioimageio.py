@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import tifffile
@@ -90,9 +90,9 @@ def package_contents(
     return contents, deviations
 
 
-def write_package(contents: Mapping[str, bytes], file: BinaryIO) -> None:
+def write_package(contents: Mapping[str, bytes], path: Path) -> None:
     """Write the files of a package as a zip file, weights without compression."""
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name in ("rdf.yaml", *(name for name in contents if name != "rdf.yaml")):
             dense = name.endswith((".pt", ".onnx", ".zip", ".png"))
             method = zipfile.ZIP_STORED if dense else zipfile.ZIP_DEFLATED

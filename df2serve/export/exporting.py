@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from df2serve.export.parity import Deviation, Reference
 from df2serve.export.settings import ExportSettings
 from df2serve.export.system import open_source
 from df2serve.export.torchscript import torchscript_bytes
+from df2serve.files import replace_file, replacing
 
 __all__ = ["Destination", "Exported", "export_ensemble"]
 
@@ -87,14 +88,15 @@ def export_ensemble(
             contents, deviations = package_contents(
                 source, reference, card=completed or Card(), formats=formats, facts=facts
             )
-            _write(path, lambda file: write_package(contents, file))
+            with replacing(path, parents=True) as temporary:
+                write_package(contents, temporary)
         else:
             if to == "onnx":
                 content, found = onnx_bytes(source, reference, facts)
             else:
                 content, found = torchscript_bytes(source, reference.cases(whole=False), facts)
             deviations = {to: found}
-            _write(path, lambda file: file.write(content))
+            replace_file(path, content, parents=True)
     return Exported(path=path, bytes=path.stat().st_size, deviations=deviations)
 
 
@@ -106,17 +108,3 @@ def _require_target(path: Path, to: Destination) -> None:
     if to == "bioimageio" and path.suffix != ".zip":
         message = f"packages are zip files, got {path.name}; choose a name that ends in .zip"
         raise ExportError(message)
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
-    except OSError as error:
-        message = f"cannot write {path}: {error.strerror or error}"
-        raise OutputError(message) from error
-    finally:
-        temporary.unlink(missing_ok=True)

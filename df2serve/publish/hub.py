@@ -19,7 +19,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from pydantic import TypeAdapter, ValidationError
 
 from df2serve.artifact import Ensemble, load_ensemble
-from df2serve.artifact.folder import new_folder
 from df2serve.artifact.manifest import MANIFEST_LIMIT, Manifest, RelativePath, parse_manifest
 from df2serve.config import HubLimits
 from df2serve.errors import (
@@ -30,6 +29,7 @@ from df2serve.errors import (
     ManifestError,
     OutputError,
 )
+from df2serve.files import new_folder
 from df2serve.publish._client import UNREACHABLE, Listing, hub_errors, list_files
 from df2serve.publish.address import HubAddress
 

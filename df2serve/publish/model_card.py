@@ -244,24 +244,12 @@ def _expert_row(found: ExpertRange) -> dict[str, str]:
 
 
 def _calibration(calibration: Calibration) -> list[str]:
-    lines = []
-    for found in calibration.thresholds:
-        level = (
-            f"a new failing image escapes review with a chance of at most {found.level:.3f}"
-            if found.level is not None
-            else "nothing is guaranteed"
-        )
-        lines.append(
-            f"review images with {found.score} of {found.value:.4f} and more: {found.failing} of "
-            f"{found.references} reference images failed ({found.metric} below "
-            f"{found.required:g}); {level}"
-        )
-    if (bound := calibration.failure_bound) is not None:
-        lines.append(
-            f"none of {bound.references} reference images failed ({bound.metric} below "
-            f"{bound.required:g}); at most {bound.bound:.1%} of all predictions fail, with 95 % "
-            "confidence"
-        )
+    lines = [
+        f"review images with {found.score} of {found.value:.4f} and more; {found.meaning}"
+        for found in calibration.thresholds
+    ]
+    if calibration.failure_bound is not None:
+        lines.append(calibration.failure_bound.meaning)
     if (temperature := calibration.temperature) is not None:
         lines.append(
             f"expected calibration error {temperature.ece_before:.3f}, of probabilities in and "

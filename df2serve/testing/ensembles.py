@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from df2serve.artifact import Ensemble, save_ensemble
+from df2serve.artifact.manifest import colored_classes
 
-__all__ = ["CLASS_COLORS", "manifest_fields", "random_ensemble", "tiny_network"]
-
-CLASS_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
-"""Display colors of classes, background first."""
+__all__ = ["manifest_fields", "random_ensemble", "tiny_network"]
 
 
 def tiny_network(seed: int, *, channels: int, classes: int, distance: bool = False) -> nn.Module:
@@ -38,10 +36,7 @@ def manifest_fields(*, channels: int, classes: int, tile: int) -> dict[str, obje
     return {
         "id": "tiny",
         "name": "Tiny ensemble",
-        "classes": [
-            {"name": name, "color": CLASS_COLORS[k % len(CLASS_COLORS)]}
-            for k, name in enumerate(names)
-        ],
+        "classes": colored_classes(names),
         "channels": [{"name": f"channel {c}"} for c in range(channels)],
         "normalization": {
             "kind": "training",

@@ -19,6 +19,7 @@ from df2serve.artifact import (
     ReviewThreshold,
     save_ensemble,
 )
+from df2serve.artifact.manifest import colored_classes
 from df2serve.backends.torch import TorchMemberRunner
 from df2serve.config import TrainingNormalization
 from df2serve.core.metrics import mean_dice
@@ -34,7 +35,7 @@ from df2serve.testing.cells import (
     generate_cells,
     generate_ood,
 )
-from df2serve.testing.ensembles import CLASS_COLORS, manifest_fields, tiny_network
+from df2serve.testing.ensembles import manifest_fields, tiny_network
 
 __all__ = ["FITTED_SCENE", "fitted_ensemble"]
 
@@ -158,10 +159,7 @@ def _fields(
         "id": "synthetic-cells",
         "name": "Synthetic cells",
         "description": "Tiny networks fitted to synthetic images of cells, for tests and tours.",
-        "classes": [
-            {"name": name, "color": color}
-            for name, color in zip(_CLASSES[scene.classes], CLASS_COLORS, strict=False)
-        ],
+        "classes": colored_classes(_CLASSES[scene.classes]),
         "channels": [{"name": name} for name in _CHANNELS[scene.channels]],
         "pixel_size_um": {"y_um": scene.pixel_size_um, "x_um": scene.pixel_size_um},
         "normalization": normalization,
@@ -232,6 +230,7 @@ def _calibration(judged: Sequence[_Judged]) -> dict[str, bytes]:
     threshold = minimum_failing_score(scores, qualities, required=_REQUIRED_DICE)
     if threshold is None:
         return {}
+    failing = sum(quality < _REQUIRED_DICE for quality in qualities)
     content = Calibration(
         thresholds=(
             ReviewThreshold(
@@ -239,9 +238,10 @@ def _calibration(judged: Sequence[_Judged]) -> dict[str, bytes]:
                 value=threshold,
                 metric="dice",
                 required=_REQUIRED_DICE,
-                failing=sum(quality < _REQUIRED_DICE for quality in qualities),
+                failing=failing,
                 references=len(scored),
                 kind="held_out",
+                level=1 / (failing + 1),
             ),
         )
     )

@@ -1,8 +1,5 @@
 """The command line as a person uses it: arguments in; exit code, output and errors out."""
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,36 +7,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from df2serve.artifact import Ensemble
-from df2serve.cli import main
 from df2serve.testing import random_ensemble
-
-
-@dataclass(frozen=True)
-class Finished:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Finished]
-
-
-@pytest.fixture
-def df2serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["df2serve", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Finished(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ def test_threshold_of_the_ensemble(df2serve, images: Path, tmp_path: Path) -> No
         failing=4,
         references=20,
         kind="held_out",
+        level=0.2,
     )
     calibration = Calibration(thresholds=(threshold,)).model_dump_json().encode()
     with_files(opened, {"calibration.json": calibration})
@@ -77,8 +78,10 @@ def test_threshold_of_the_ensemble(df2serve, images: Path, tmp_path: Path) -> No
     assert "2 of 2 need review (U >= 0.001)" in finished.out
     finished = df2serve("rank", out)
     assert "2 of 2 images need review (U >= 0.001)" in finished.out
-    assert "4 reference images with dice < 0.8" in finished.out
-    assert "at most 1/5" in finished.out
+    assert "4 of 20 reference images, those with dice < 0.8" in finished.out
+    assert "with a chance of at most 0.200" in finished.out
+    unproven = ReviewThreshold.model_validate(threshold.model_dump() | {"level": None})
+    assert unproven.meaning.endswith("dice < 0.8: it guarantees nothing")
 
 
 def test_json_and_settings(df2serve, ensemble: Ensemble, tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 import importlib.util
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,11 +10,9 @@ import pytest
 from huggingface_hub import constants
 
 from df2serve.artifact import Ensemble, load_ensemble
-from df2serve.cli import main
 from df2serve.testing import random_ensemble
 
 NAME = "lab/cells"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -77,20 +74,3 @@ def shared(hub: object, hub_server: ModuleType, ensemble: Ensemble) -> object:
     repository.commit("refs/heads/main", files)
     hub.repositories[NAME] = repository
     return repository
-
-
-@pytest.fixture
-def df2serve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program in this process; exit code, output and errors come out."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["df2serve", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +13,9 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from PIL import Image
 
 from df2serve.config import Frozen
-from df2serve.errors import Df2ServeError, OutputError
 from df2serve.types import LabelMap, MaskArray, ProbMap
 
-__all__ = ["new_folder", "write_labels", "write_map", "write_mask", "write_tables"]
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes the target if all goes well.
-
-    Raises:
-        OutputError: the target exists and is not empty, or cannot be written.
-    """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        message = f"{target} exists; remove it or choose another folder"
-        raise OutputError(message)
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary.chmod(0o755)
-        yield temporary
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    except Df2ServeError:
-        raise
-    except OSError as error:
-        message = f"cannot write {target}: {error.strerror or error}"
-        raise OutputError(message) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+__all__ = ["write_labels", "write_map", "write_mask", "write_tables"]
 
 
 def write_mask(path: Path, classes: MaskArray, *, n_classes: int) -> None:

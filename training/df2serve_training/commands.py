@@ -390,10 +390,9 @@ def _tell_evaluation(evaluation: Evaluation, output: Path) -> None:
 def _tell_threshold(calibration: Calibration) -> None:
     threshold = calibration.threshold("u")
     if threshold is None:
-        typer.echo("no prediction failed, so that there is no threshold for review")
         bound = calibration.failure_bound
-        if bound is not None:
-            typer.echo(f"at most {bound.bound:.1%} of such images fail, with 95 % confidence")
+        found = "no prediction failed" if bound is None else bound.meaning
+        typer.echo(f"no threshold for review: {found}")
         return
     typer.echo(f"review from U >= {threshold.value:.3f}: {threshold.meaning}")
 

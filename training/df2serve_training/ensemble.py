@@ -19,13 +19,13 @@ import tomli_w
 
 from df2serve._version import __version__
 from df2serve.artifact import Ensemble, GoldenTensors, load_ensemble, save_ensemble
-from df2serve.artifact.manifest import Member
+from df2serve.artifact.manifest import Member, colored_classes
 from df2serve.backends.torch import choose_device
 from df2serve.config import Frozen, RuntimeConfig, TrainingNormalization
 from df2serve.core.normalize import fit_training_normalization
 from df2serve.errors import ConfigError, InputError, OutputError
+from df2serve.files import replace_file
 from df2serve.inference import Predictor
-from df2serve_training._files import replace_file
 from df2serve_training.dataset import TrainingSet
 from df2serve_training.folds import Splits, load_splits, make_splits
 from df2serve_training.history import StepReport, draw_curves, read_history
@@ -37,7 +37,6 @@ from df2serve_training.workers import train_side_by_side
 
 __all__ = ["EnsembleFacts", "train_ensemble"]
 
-_COLORS = ("#000000", "#00b300", "#e69f00", "#56b4e9", "#cc79a7", "#d55e00", "#f0e442")
 _CURVES_FILE, _SPLITS = "curves.png", "splits.json"
 _CURVES_SECONDS = 60.0
 _PACKAGES = ("torch", "segmentation-models-pytorch", "timm", "numpy")
@@ -198,9 +197,7 @@ def _fields(
     size = sizes.pop() if len(sizes) == 1 else None
     return {
         **facts.model_dump(exclude={"class_names", "channel_names"}),
-        "classes": [
-            {"name": name, "color": _COLORS[k % len(_COLORS)]} for k, name in enumerate(class_names)
-        ],
+        "classes": colored_classes(class_names),
         "channels": [{"name": name} for name in channel_names],
         "pixel_size_um": None if size is None else asdict(size),
         "normalization": normalization,

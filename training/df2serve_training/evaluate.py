@@ -17,6 +17,7 @@ from df2serve.artifact import Ensemble
 from df2serve.artifact.manifest import ReferenceKind
 from df2serve.config import InferenceConfig, RuntimeConfig, describe_validation_error
 from df2serve.errors import ConfigError, InputError, ManifestError
+from df2serve.files import new_folder
 from df2serve.inference import Predictor
 from df2serve_training._annotations import Annotation
 from df2serve_training._comparison import Quality
@@ -24,7 +25,7 @@ from df2serve_training._evaluation_data import LabeledFiles, find_labeled_files
 from df2serve_training._evaluation_files import read_evaluation, write_evaluation
 from df2serve_training._evaluation_rows import Evaluation
 from df2serve_training._evaluation_settings import METRICS, EvaluationSettings, Metric
-from df2serve_training._gt_files import new_folder, write_mask
+from df2serve_training._gt_files import write_mask
 from df2serve_training._judge import PredictedImage, evaluate
 from df2serve_training.folds import SplitImage, Splits
 from df2serve_training.ground_truth import Progress
@@ -84,7 +85,7 @@ def evaluate_ensemble(
     data = _with_groups(data, splits)
     parts, remarks = _divide(ensemble, data, splits)
     chosen = Predictor(ensemble, config=config, runtime=runtime).config
-    with new_folder(Path(target)) as folder:
+    with new_folder(Path(target), empty_ok=True) as folder:
         run = _Run(ensemble, data, chosen, runtime, folder / "masks")
         evaluation = evaluate(
             _reported(run.predictions(parts), sum(len(part.pairs) for part in parts), listener),

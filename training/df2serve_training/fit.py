@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from df2serve.backends.torch import choose_device, choose_precision
 from df2serve.config import TrainingNormalization
-from df2serve.errors import InputError, OutputError
+from df2serve.errors import InputError
+from df2serve.files import replacing
 from df2serve_training.augment import Augmenter
 from df2serve_training.dataset import IntensityRange, LabeledImage
 from df2serve_training.history import StepReport
@@ -188,17 +189,10 @@ class MemberFit:
             "seconds": self.seconds,
             "history": [vars(report) for report in self.history],
         }
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
-                torch.save(content, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            message = f"cannot write {path}: {error.strerror or error}"
-            raise OutputError(message) from error
+        with replacing(path, parents=True) as temporary, temporary.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from df2serve.config import Frozen, describe_validation_error
 from df2serve.errors import InputError, SourceNotFoundError
+from df2serve.files import replace_file
 from df2serve_training.pairing import natural_order
 from df2serve_training.settings import FoldSettings
 
@@ -93,12 +94,13 @@ class Splits(Frozen):
             raise InputError(message)
 
     def save(self, path: str | Path) -> None:
-        """Write ``splits.json``; equal splits give equal bytes."""
-        target = Path(path)
+        """Write ``splits.json``; equal splits give equal bytes.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         content = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-        temporary = target.with_name(f".{target.name}.part")
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        temporary.replace(target)
+        replace_file(Path(path), content.encode())
 
 
 def load_splits(path: str | Path) -> Splits:

@@ -20,13 +20,14 @@ import numpy as np
 
 from df2serve import __version__
 from df2serve.errors import ConfigError
+from df2serve.files import new_folder
 from df2serve.io import read_mask
 from df2serve_training._annotations import Annotation
 from df2serve_training._estimate import Estimate, estimate
 from df2serve_training._expert_files import ExpertFiles, find_expert_files, read_annotation
 from df2serve_training._fusion import Fusion, majority_vote, staple
 from df2serve_training._gt_checks import GroundTruthWarning, find_mix_ups
-from df2serve_training._gt_files import new_folder, write_tables
+from df2serve_training._gt_files import write_tables
 from df2serve_training._gt_image import ImageResult, Scores, estimate_image
 from df2serve_training._gt_report import GroundTruthReport, ImageReport, ObjectRow
 from df2serve_training._gt_settings import GroundTruthSettings
@@ -91,7 +92,7 @@ def estimate_folder(
     if goal.resolve().is_relative_to(source.resolve()):
         message = f"{goal} lies in {source}, where folders are experts; choose another target"
         raise ConfigError(message)
-    with new_folder(goal) as folder:
+    with new_folder(goal, empty_ok=True) as folder:
         files = find_expert_files(source, settings)
         results = _estimate_images(files, folder, settings, listener)
         report = _report(files, folder, results, settings)

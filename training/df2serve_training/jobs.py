@@ -15,7 +15,7 @@ from submitit.helpers import Checkpointable
 
 from df2serve.backends.torch import choose_device
 from df2serve.errors import BackendError, BackendUnavailableError, ConfigError, Df2ServeError
-from df2serve_training._files import replace_file
+from df2serve.files import replace_file
 from df2serve_training.history import StepReport, read_history
 from df2serve_training.members import HISTORY, Training, train_member
 from df2serve_training.settings import JobSettings

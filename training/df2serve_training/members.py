@@ -15,9 +15,10 @@ from df2serve.artifact.manifest import Member
 from df2serve.config import RuntimeConfig, TrainingNormalization
 from df2serve.core.metrics import mean_dice
 from df2serve.errors import InputError
+from df2serve.files import replace_file
 from df2serve.inference import Predictor
 from df2serve.io import Image
-from df2serve_training._files import csv_of, replace_file
+from df2serve_training._files import csv_of
 from df2serve_training.dataset import TrainingSet
 from df2serve_training.fit import MemberFit
 from df2serve_training.folds import Splits

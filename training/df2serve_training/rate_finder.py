@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from df2serve.backends.torch import choose_device
 from df2serve.config import Frozen
 from df2serve.core.normalize import fit_training_normalization
-from df2serve.errors import ConfigError, OutputError
+from df2serve.errors import ConfigError
+from df2serve.files import new_folder
 from df2serve_training._files import csv_of
 from df2serve_training.dataset import TrainingSet
 from df2serve_training.fit import MemberFit
@@ -170,14 +171,9 @@ def write_curve(curve: RateCurve, folder: str | Path) -> None:
     Raises:
         OutputError: the folder exists or cannot be written.
     """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True)
-        (target / "rates.csv").write_bytes(csv_of(curve.points, RatePoint))
-        _figure(curve).savefig(target / "rates.png", format="png", dpi=_DPI)
-    except OSError as error:
-        message = f"cannot write {target}: {error.strerror or error}; choose another folder"
-        raise OutputError(message) from error
+    with new_folder(Path(folder)) as made:
+        (made / "rates.csv").write_bytes(csv_of(curve.points, RatePoint))
+        _figure(curve).savefig(made / "rates.png", format="png", dpi=_DPI)
 
 
 def _diverged(points: Sequence[RatePoint], rate: float) -> RateCurve:
