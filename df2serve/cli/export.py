@@ -53,6 +53,9 @@ def export(
     license_id: Annotated[
         str | None, _packaging("--license", help="SPDX identifier, such as CC-BY-4.0.")
     ] = None,
+    description: Annotated[
+        str | None, _packaging(help="What the ensemble segments, in which images.")
+    ] = None,
     card: Annotated[Path | None, _packaging(help="YAML file of all that people say.")] = None,
     image: Annotated[
         Path | None, _packaging(help="Image with foreground to test with; else the golden one.")
@@ -81,7 +84,7 @@ def export(
             variant=variant, member=member, precision=precision, opset=opset
         ),
         config=None if preset is None else named_preset(preset),
-        card=load_card(card, authors=author or (), license_id=license_id),
+        card=load_card(card, authors=author or (), license_id=license_id, description=description),
         image=None if image is None else _pixels(image),
         **options,
     )

@@ -133,7 +133,7 @@ class Card(Frozen):
         needed = {
             "authors (--author NAME, or the card)": card.authors,
             "license (--license SPDX, the card, or the ensemble)": card.license,
-            "description (the card, or the ensemble)": card.description,
+            "description (--description TEXT, the card, or the ensemble)": card.description,
         }
         missing = [name for name, value in needed.items() if not value]
         if missing:
@@ -143,7 +143,11 @@ class Card(Frozen):
 
 
 def load_card(
-    path: Path | None, *, authors: Sequence[str] = (), license_id: str | None = None
+    path: Path | None,
+    *,
+    authors: Sequence[str] = (),
+    license_id: str | None = None,
+    description: str | None = None,
 ) -> Card:
     """Read a card, and let options win over it.
 
@@ -151,6 +155,7 @@ def load_card(
         path: YAML file; an empty card when absent.
         authors: names.
         license_id: SPDX identifier.
+        description: what the ensemble segments, in which images.
 
     Raises:
         SourceNotFoundError: there is no such file.
@@ -161,6 +166,8 @@ def load_card(
         content = content | {"authors": [{"name": name} for name in authors]}
     if license_id:
         content = content | {"license": license_id}
+    if description:
+        content = content | {"description": description}
     try:
         return Card.model_validate(content)
     except ValidationError as error:

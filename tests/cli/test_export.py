@@ -53,4 +53,5 @@ def test_package_asks_for_what_nobody_stated(
     )
     assert finished.code == 2
     assert "license (--license SPDX" in finished.err
+    assert "description (--description TEXT" in finished.err
     assert "authors" not in finished.err

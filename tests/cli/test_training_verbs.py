@@ -53,9 +53,11 @@ def test_experts_to_a_calibrated_ensemble(df2serve: Callable[..., Any], labeled:
     trained = df2serve(
         "train", images, gt / "masks", "-o", ensemble, "--recipe", labeled / "tiny.toml",
         "--class-names", "background,cell", "--set", "training.seed=5",
+        "--description", "Cells, drawn by a program.",
     )  # fmt: skip
     assert trained.code == 0, trained.err
     assert len(load_ensemble(ensemble)) == 2
+    assert load_ensemble(ensemble).manifest.description == "Cells, drawn by a program."
     recipe = tomllib.loads(load_ensemble(ensemble).read("training.toml").decode())
     assert recipe["training"]["seed"] == 5
     evaluated = df2serve(

@@ -17,9 +17,10 @@ def test_all_that_is_missing_is_listed(two_classes: Ensemble) -> None:
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "card.yaml"
     path.write_text("authors: [{name: A}]\nlicense: MIT\ntags: [nuclei]\n")
-    card = load_card(path, authors=["Ada", "Grace"], license_id="CC0-1.0")
+    card = load_card(path, authors=["Ada", "Grace"], license_id="CC0-1.0", description="Nuclei.")
     assert [person.name for person in card.authors] == ["Ada", "Grace"]
     assert (card.license, card.tags) == ("CC0-1.0", ("nuclei",))
+    assert card.description == "Nuclei."
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def train(
     recipe: _RecipeName = "default",
     setting: _Settings = None,
     name: Annotated[str | None, typer.Option(help="Title; the folder's name when absent.")] = None,
+    description: Annotated[str, typer.Option(help="What it segments, in which images.")] = "",
     ensemble_license: Annotated[
         str | None, typer.Option("--license", help="Licence that you choose for the ensemble.")
     ] = None,
@@ -120,6 +121,7 @@ def train(
     facts = EnsembleFacts(
         id=_short(output.name),
         name=name or output.name,
+        description=description,
         license=ensemble_license,
         class_names=_listed(class_names),
         channel_names=_listed(channel_names),
