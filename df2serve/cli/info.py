@@ -19,7 +19,7 @@ __all__ = ["info"]
 def info(
     path: Annotated[
         str,
-        typer.Argument(help="Ensemble (folder, zip file, hf://org/name[@revision]) or image."),
+        typer.Argument(help="Ensemble (folder, zip file, hf://...), bioimage.io package or image."),
     ],
     *,
     as_json: AsJson = False,
@@ -27,7 +27,7 @@ def info(
         str | None, typer.Option(help="Axes of an image as stored, where it states none.")
     ] = None,
 ) -> None:
-    """Tell what an ensemble or an image says about itself."""
+    """Tell what an ensemble, a package or an image says about itself."""
     from df2serve.artifact import load_ensemble
     from df2serve.errors import ArtifactNotFoundError, SourceNotFoundError
 
@@ -40,10 +40,7 @@ def info(
     except ArtifactNotFoundError:
         if is_address:
             raise
-        from df2serve.io import open_image
-
-        with open_image(path, axes=axes) as image:
-            facts = _of_image(image)
+        facts = _of_file(path, axes)
         _show(facts, facts, as_json=as_json)
         return
     content = opened.manifest.model_dump(mode="json") | {
@@ -79,6 +76,45 @@ def _of_ensemble(ensemble: Ensemble) -> dict[str, Any]:
         "review from": f"U >= {threshold.value:.3f}" if threshold else "no threshold",
         "sha256": ensemble.sha256,
     }
+
+
+def _of_file(path: str, axes: str | None) -> dict[str, Any]:
+    """Return the facts of an image, or else of a package of others."""
+    from df2serve.errors import InputError
+    from df2serve.io import open_image
+
+    try:
+        with open_image(path, axes=axes) as image:
+            return _of_image(image)
+    except InputError:
+        facts = _of_package(Path(path))
+        if facts is None:
+            raise
+        return facts
+
+
+def _of_package(path: Path) -> dict[str, Any] | None:
+    """Return the facts of a bioimage.io package of others; None if it is none."""
+    from df2serve.config import CheckLimits
+    from df2serve.export.checks.package import open_package
+    from df2serve.export.checks.tensors import mapping_at, read_tensors
+
+    with open_package(path, CheckLimits()) as (package, _):
+        if package is None:
+            return None
+        rdf = package.rdf
+        tensors = {
+            side: ", ".join(f"{item.id} ({item.order})" for item in read_tensors(rdf, side))
+            for side in ("inputs", "outputs")
+        }
+        return {
+            "package": str(rdf.get("name", "no name")),
+            "description": str(rdf.get("description", "none")),
+            "license": str(rdf.get("license", "none stated")),
+            "format": str(rdf.get("format_version", "not stated")),
+            **tensors,
+            "weights": ", ".join(mapping_at(rdf, "weights")) or "none",
+        }
 
 
 def _of_image(image: Image) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from df2serve.io import Image, Selection
     from df2serve.writers import ResultFolder, Written
 
-__all__ = ["predict"]
+__all__ = ["predict", "selection_of", "sources_of"]
 
 _reading = partial(typer.Option, rich_help_panel="How images are read")
 _computing = partial(typer.Option, rich_help_panel="What is computed")
@@ -83,9 +83,9 @@ def predict(
     )
     objects = _instance_config(instances, min_size)
     runtime = RuntimeConfig().updated(backend=backend, device=device, batch_size=batch_size)
-    sources = _sources(images, pattern, output)
+    sources = sources_of(images, pattern, output)
     names = relative_names(sources)
-    selection = _selection(channels, z=z, t=t, series=series)
+    selection = selection_of(channels, z=z, t=t, series=series)
     size = None if pixel_size is None else PixelSize(pixel_size, pixel_size)
 
     def opener(path: str | Path) -> AbstractContextManager[Image]:
@@ -138,9 +138,10 @@ def _instance_config(method: str | None, min_size: int | None) -> InstanceConfig
     return None
 
 
-def _selection(
-    channels: str | None, *, z: int | None, t: int | None, series: int | None
+def selection_of(
+    channels: str | None, *, z: int | None = None, t: int | None = None, series: int | None = None
 ) -> Selection:
+    """Return which planes of an image are meant, channels such as ``0,2``."""
     from df2serve.errors import ConfigError
     from df2serve.io import Selection
 
@@ -152,7 +153,7 @@ def _selection(
     return Selection(series=series, t=t, z=z, channels=chosen)
 
 
-def _sources(images: Sequence[Path], pattern: str, output: Path) -> list[Path]:
+def sources_of(images: Sequence[Path], pattern: str, output: Path) -> list[Path]:
     """Return all images, each once and none of earlier results."""
     from df2serve.errors import SourceNotFoundError
     from df2serve.io import list_images

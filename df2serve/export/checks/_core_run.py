@@ -22,7 +22,7 @@ _REPRODUCE = "Reproduce test outputs"
 _FIELD = re.compile(r"[a-z0-9_]+")
 
 
-def _forbid_network(event: str, _: tuple[object, ...]) -> None:
+def forbid_network(event: str, _: tuple[object, ...]) -> None:
     if event in {"socket.connect", "socket.getaddrinfo"}:
         message = "no network during checks"
         raise TimeoutError(message)
@@ -32,7 +32,7 @@ def main() -> None:
     """Do what the request asks for."""
     request, answer = Path(sys.argv[1]), Path(sys.argv[2])
     # bioimageio.spec takes a time-out for "cannot tell", every other failure for an error
-    sys.addaudithook(_forbid_network)
+    sys.addaudithook(forbid_network)
     answer.write_text(json.dumps(_answer(json.loads(request.read_text(encoding="utf-8")))))
 
 

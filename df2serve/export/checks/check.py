@@ -55,7 +55,7 @@ def check_package(
         BackendUnavailableError: the packages that checks need are not installed.
     """
     source = Path(path)
-    _require_packages()
+    require_packages()
     with open_package(source, limits) as (package, refused):
         if package is None:
             return _report(source, None, refused, ())
@@ -77,7 +77,7 @@ def check_package(
         return _report(source, package, findings, runs, zoo)
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         message = (

@@ -24,6 +24,7 @@ __all__ = [
     "Validation",
     "ValidationProblem",
     "codes",
+    "obstacle",
     "validate",
 ]
 
@@ -169,8 +170,8 @@ def validate(subject: Subject, *, run: bool, trust: Iterable[str]) -> Validation
     trusted = {item.lower() for item in trust}
     skipped: dict[str, str | None] = {}
     if run:
-        skipped = {name: _obstacle(subject, name, trusted) for name in subject.weights}
-    formats = [name for name, obstacle in skipped.items() if obstacle is None]
+        skipped = {name: obstacle(subject, name, trusted) for name in subject.weights}
+    formats = [name for name, reason in skipped.items() if reason is None]
     answer = _ask(subject, formats)
     if isinstance(answer, str):
         return Validation(
@@ -201,7 +202,7 @@ def validate(subject: Subject, *, run: bool, trust: Iterable[str]) -> Validation
     )
 
 
-def _obstacle(subject: Subject, name: str, trusted: set[str]) -> str | None:
+def obstacle(subject: Subject, name: str, trusted: set[str]) -> str | None:
     """Return why weights are not run; None if they are."""
     if any(code.sha256 not in trusted for code in codes(subject, name)):
         return "needs code that is not trusted"
