@@ -22,7 +22,7 @@ from df2serve.export.architecture import Architecture
 from df2serve.export.card import Card, Person
 from df2serve.export.onnx import OPSETS
 from df2serve.export.parity import Deviation
-from df2serve.export.system import INPUT, ExportSource, output_names
+from df2serve.export.system import INPUT, ExportSource
 
 __all__ = ["ARCHITECTURE", "FILES", "PackageFacts", "describe", "sample_of", "tested"]
 
@@ -106,7 +106,7 @@ def describe(facts: PackageFacts) -> dict[str, Any]:
             _file(facts, name) for name in facts.contents if name.endswith((".ijm", ENSEMBLE))
         ],
         "inputs": [_input(facts)],
-        "outputs": [_output(facts, name) for name in output_names(source.settings.variant)],
+        "outputs": [_output(facts, name) for name in source.output_names],
         "weights": _weights(facts),
         "config": {"bioimageio": _bioimageio(facts), "df2serve": _provenance(facts)},
     }
@@ -156,14 +156,17 @@ def _output(facts: PackageFacts, name: str) -> dict[str, Any]:
     classes = [
         f"p_{item.name.replace(' ', '_')}" for item in facts.source.ensemble.manifest.classes
     ]
+    distance = ["distance"] if facts.source.has_distance else []
     channels, description = {
         "prediction": (
-            [*classes, "uncertainty", "mask"],
-            "mean class probabilities, total uncertainty (eq. 4), most probable class",
+            [*classes, "uncertainty", "mask", *distance],
+            "mean class probabilities, total uncertainty (eq. 4), most probable class"
+            + (", relative distance to the boundary of objects" if distance else ""),
         ),
         "probabilities": (classes, "mean class probabilities (eq. 1)"),
         "mask": (["mask"], "most probable class (eq. 2), 0 is the background"),
         "uncertainty": (["total", "epistemic"], "total uncertainty (eq. 4) and its epistemic part"),
+        "distance": (["distance"], "relative distance to the boundary of objects"),
         "score": (["u"], "U (eq. 5), right only where the image is passed as a whole"),
     }[name]
     axes: list[dict[str, Any]] = [

@@ -58,6 +58,8 @@ def _tensors(facts: PackageFacts) -> str:
         "fiji": "one stack: a probability per class, total uncertainty, mask",
         "full": "probabilities, mask, uncertainty (total and epistemic), and the score U",
     }[facts.source.settings.variant]
+    if facts.source.has_distance:
+        outputs += ", and the relative distance to the boundary of objects"
     return (
         f"Input: raw intensities of any size; normalization is part of the model "
         f"({normalization_text(manifest)}).{scale}\n\n"

@@ -1,8 +1,9 @@
 """A whole ensemble as one PyTorch module: raw intensities in, maps out.
 
-Members, test-time views, normalization, tiling, blending, uncertainty and mask, as df2serve
-computes them. This file imports nothing but PyTorch: packages carry its text as their architecture,
-TorchScript compiles it, and the ONNX exporter traces it. Axes are (N, C, Y, X) and (N, K, Y, X).
+Members, test-time views, normalization, tiling, blending, uncertainty, mask and, where members give
+one, the distance to the boundary of objects, as df2serve computes them. This file imports nothing
+but PyTorch: packages carry its text as their architecture, TorchScript compiles it, and the ONNX
+exporter traces it. Axes are (N, C, Y, X) and (N, K, Y, X).
 """
 
 from typing import Dict, List, Optional, Tuple  # noqa: UP035 - what TorchScript of PyTorch 2.0 knows
@@ -80,22 +81,45 @@ class Recorded(nn.Module):
 class Pool(nn.Module):
     """All members under all views of a tile: moments of their class probabilities."""
 
-    def __init__(self, members: List[nn.Module], classes: int, views: int) -> None:  # noqa: UP006
-        """Take networks from tiles (N, C, Y, X) to logits, 1, 4 or 8 views of each tile."""
+    def __init__(
+        self,
+        members: List[nn.Module],  # noqa: UP006
+        classes: int,
+        views: int,
+        *,
+        distance: bool,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            members: networks from tiles (N, C, Y, X) to logits (N, K, Y, X), and the logit of the
+                distance behind them where there is one.
+            classes: K.
+            views: 1, 4 or 8 views of each tile.
+            distance: whether networks give a distance.
+        """
         super().__init__()
         self.members = nn.ModuleList(members)
         self.classes = classes
         self.views = views
+        self.maps = classes + int(distance)
 
     def forward(self, tile: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
-        """Return the mean (N, K, Y, X), and the mean of the sum of squares (N, 1, Y, X)."""
+        """Return the mean of all maps, and that of the sum of squared probabilities (N, 1, Y, X).
+
+        Maps are K class probabilities, and the distance behind them where there is one.
+        """
         total = torch.zeros_like(tile[:, :1])
         squares = torch.zeros_like(total)
         for member in self.members:
             for view in range(self.views):
-                logits = member(_apply_view(tile, view))[:, : self.classes]
-                probs = torch.softmax(_invert_view(logits, view), dim=1)
-                total = total + probs
+                logits = _invert_view(member(_apply_view(tile, view)), view)
+                probs = torch.softmax(logits[:, : self.classes], dim=1)
+                maps = probs
+                if self.maps > self.classes:
+                    distance = torch.sigmoid(logits[:, self.classes :])
+                    maps = torch.cat([probs, distance], dim=1)
+                total = total + maps
                 squares = squares + probs.square().sum(dim=1, keepdim=True)
         count = len(self.members) * self.views
         return total / count, squares / count
@@ -172,7 +196,7 @@ class Windowed(nn.Module):
         for left in lefts:
             column_weight[left : left + self.columns] += self.column_window
         blended = torch.zeros(
-            [image.shape[0], self.pool.classes + 1, height, width], device=image.device
+            [image.shape[0], self.pool.maps + 1, height, width], device=image.device
         )
         for top in tops:
             for left in lefts:
@@ -182,22 +206,28 @@ class Windowed(nn.Module):
                 blended[:, :, top:bottom, left:right] += torch.cat([mean, squares], 1) * window
         blended /= row_weight[:, None] * column_weight
         blended = _crop(blended, rows, columns)
-        return blended[:, : self.pool.classes], blended[:, self.pool.classes :]
+        return blended[:, : self.pool.maps], blended[:, self.pool.maps :]
 
 
 class OneOutput(nn.Module):
     """Class probabilities, total uncertainty and mask as channels of one output."""
 
-    def __init__(self, moments: nn.Module, factor: float) -> None:
+    def __init__(self, moments: nn.Module, classes: int, factor: float, *, distance: bool) -> None:
         """Prepare; ``factor`` is what the sum of variances over the classes is multiplied by."""
         super().__init__()
         self.moments = moments
+        self.classes = classes
         self.factor = factor
+        self.distance = distance
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the maps, axes (N, K + 2, Y, X)."""
+        """Return the maps, axes (N, K + 2, Y, X), or the distance behind them as one more."""
         mean, _ = self.moments(x)
-        return torch.cat([mean, _total(mean, self.factor), _mask(mean)], dim=1)
+        probs = mean[:, : self.classes]
+        maps = [probs, _total(probs, self.factor), _mask(probs)]
+        if self.distance:
+            maps.append(mean[:, self.classes :])
+        return torch.cat(maps, dim=1)
 
 
 class FourOutputs(nn.Module):
@@ -212,11 +242,24 @@ class FourOutputs(nn.Module):
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
         """Return probabilities, mask, total and epistemic uncertainty, and U per image (N, 1)."""
         mean, squares = self.moments(x)
-        mask = _mask(mean)
-        total = _total(mean, self.factor)
-        spread = squares - mean.square().sum(dim=1, keepdim=True)
-        epistemic = self.factor * spread.clamp(min=0.0)
-        return mean, mask, torch.cat([total, epistemic], dim=1), _score(total, mask)
+        return _outputs(mean, squares, self.factor)
+
+
+class FiveOutputs(nn.Module):
+    """As four outputs, and the distance to the boundary of objects."""
+
+    def __init__(self, moments: nn.Module, classes: int, factor: float) -> None:
+        """Prepare; ``factor`` is what the sum of variances over the classes is multiplied by."""
+        super().__init__()
+        self.moments = moments
+        self.classes = classes
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
+        """Return probabilities, mask, uncertainties, U, and the distance (N, 1, Y, X)."""
+        mean, squares = self.moments(x)
+        probs, mask, uncertainty, score = _outputs(mean[:, : self.classes], squares, self.factor)
+        return probs, mask, uncertainty, score, mean[:, self.classes :]
 
 
 def build(
@@ -231,6 +274,7 @@ def build(
     overlap: float,
     sigma: float,
     factor: float,
+    distance: bool,
     normalization: str,
     low: float = 0.0,
     high: float = 100.0,
@@ -240,7 +284,7 @@ def build(
 
     Args:
         members: networks from tiles to logits.
-        variant: ``fiji`` for one output, ``full`` for four.
+        variant: ``fiji`` for one output, ``full`` for several.
         channels: C.
         classes: K, background included.
         views: test-time views of each tile: 1, 4 or 8.
@@ -249,20 +293,26 @@ def build(
         overlap: smallest overlap of neighboring tiles, as a share of their side.
         sigma: standard deviation of the blending window, as a share of the tile's side.
         factor: what the sum of variances over the classes is multiplied by.
+        distance: whether members give the distance to the boundary of objects as well.
         normalization: ``constant``, ``image`` or ``percentile``.
         low: percentile that becomes 0.
         high: percentile that becomes 1.
         multiple: take the whole image as one tile with sides that are multiples of this.
     """
-    pool = Pool(members, classes, views)
+    pool = Pool(members, classes, views, distance=distance)
     affine = Normalization(normalization, channels, low, high)
     moments: nn.Module = (
         Windowed(pool, affine, tile_rows, tile_columns, overlap, sigma)
         if multiple is None
         else Whole(pool, affine, multiple)
     )
-    outputs: Dict[str, type] = {"fiji": OneOutput, "full": FourOutputs}  # noqa: UP006
-    whole: nn.Module = outputs[variant](moments, factor)
+    whole: nn.Module
+    if variant == "fiji":
+        whole = OneOutput(moments, classes, factor, distance=distance)
+    elif distance:
+        whole = FiveOutputs(moments, classes, factor)
+    else:
+        whole = FourOutputs(moments, factor)
     return whole.eval()
 
 
@@ -334,6 +384,15 @@ def _crop(maps: Tensor, rows: int, columns: int) -> Tensor:
     top = (maps.shape[2] - rows) // 2
     left = (maps.shape[3] - columns) // 2
     return maps[:, :, top : top + rows, left : left + columns]
+
+
+def _outputs(mean: Tensor, squares: Tensor, factor: float) -> Tuple[Tensor, Tensor, Tensor, Tensor]:  # noqa: UP006
+    """Return probabilities, mask, total and epistemic uncertainty, and U per image (N, 1)."""
+    mask = _mask(mean)
+    total = _total(mean, factor)
+    spread = squares - mean.square().sum(dim=1, keepdim=True)
+    epistemic = factor * spread.clamp(min=0.0)
+    return mean, mask, torch.cat([total, epistemic], dim=1), _score(total, mask)
 
 
 def _total(mean: Tensor, factor: float) -> Tensor:

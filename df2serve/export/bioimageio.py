@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from df2serve.artifact import save_ensemble
 from df2serve.artifact._package import ENSEMBLE, without_weights
+from df2serve.config import InstanceConfig
 from df2serve.errors import ExportError
 from df2serve.export._example import Example, choose_example
 from df2serve.export._measured import Cost, measure_cost
@@ -28,7 +29,7 @@ from df2serve.export.architecture import Architecture, write_architecture
 from df2serve.export.card import Card
 from df2serve.export.onnx import onnx_bytes
 from df2serve.export.parity import Deviation, Reference, measure
-from df2serve.export.system import INPUT, ExportSource, output_names
+from df2serve.export.system import INPUT, ExportSource
 from df2serve.export.torchscript import module_runner, torchscript_bytes
 from df2serve.inference import Prediction
 
@@ -101,7 +102,7 @@ def write_package(contents: Mapping[str, bytes], path: Path) -> None:
 
 def _tests(source: ExportSource, example: Example) -> dict[str, bytes]:
     """Return test and sample tensors by file."""
-    names = (INPUT, *output_names(source.settings.variant))
+    names = (INPUT, *source.output_names)
     values_of = (example.image[None], *_outputs(source, example.prediction))
     arrays = {tested(name): values for name, values in zip(names, values_of, strict=True)}
     contents = {}
@@ -175,8 +176,16 @@ def _ensemble(source: ExportSource, folder: Path) -> bytes:
 
 def _macro(name: str, source: ExportSource) -> bytes:
     text = files("df2serve.export").joinpath("macros", name).read_text(encoding="utf-8")
-    text = text.replace("@CLASSES@", str(source.arguments["classes"]))
-    return text.replace("@FACTOR@", repr(source.arguments["factor"])).encode()
+    classes, seeds = source.arguments["classes"], InstanceConfig().learned
+    values = {
+        "CLASSES": classes,
+        "FACTOR": source.arguments["factor"],
+        "DISTANCE": classes + 3 if source.has_distance else 0,
+        "DEPTH": seeds.h,
+    }
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", repr(value))
+    return text.encode()
 
 
 def _cost(contents: Mapping[str, bytes], folder: Path) -> Cost | None:

@@ -111,8 +111,8 @@ class ForeignPackage:
         expected = _channels(self.inputs[0])
         if image.ndim != 3 or (expected is not None and image.shape[0] != expected):
             message = (
-                f"image {position} has shape {image.shape}; {self.name} expects axes (C, Y, X) with "
-                f"{expected or 'any number of'} channels; choose channels when reading"
+                f"image {position} has shape {image.shape}; {self.name} expects axes (C, Y, X) "
+                f"with {expected or 'any number of'} channels; choose channels when reading"
             )
             raise ImageMismatchError(message)
 

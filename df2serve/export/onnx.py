@@ -15,7 +15,7 @@ from df2serve.backends._onnx_graph import trace_onnx
 from df2serve.errors import ExportError
 from df2serve.export.parity import Deviation, Reference, Run, measure
 from df2serve.export.settings import Opset
-from df2serve.export.system import INPUT, ExportSource, output_names
+from df2serve.export.system import INPUT, ExportSource
 
 __all__ = ["OPSETS", "onnx_bytes", "onnx_runner"]
 
@@ -51,7 +51,7 @@ def onnx_bytes(
         message = f"got {size} bytes of weights, an ONNX file ends at 2 GiB; export single members"
         raise ExportError(message)
     settings = source.settings
-    names = output_names(settings.variant)
+    names = source.output_names
     rows, columns = source.tile_shape
     content = trace_onnx(
         source.whole(),

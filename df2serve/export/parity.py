@@ -48,15 +48,20 @@ class Maps:
     """Axes (N, Y, X); absent from the variant with one output."""
     score: Floats | None
     """U, axes (N,); absent from the variant with one output."""
+    distance: Floats | None
+    """Axes (N, Y, X); where the members give one."""
 
     @classmethod
-    def of_outputs(cls, outputs: Sequence[Floats], variant: Variant) -> Self:
+    def of_outputs(cls, outputs: Sequence[Floats], variant: Variant, classes: int) -> Self:
         """Take the outputs of an export apart."""
         if variant == "fiji":
             (maps,) = outputs
-            return cls(maps[:, :-2], maps[:, -1], maps[:, -2], epistemic=None, score=None)
-        probs, mask, uncertainty, score = outputs
-        return cls(probs, mask[:, 0], uncertainty[:, 0], uncertainty[:, 1], score[:, 0])
+            total, mask, *distance = np.moveaxis(maps[:, classes:], 1, 0)
+            found = distance[0] if distance else None
+            return cls(maps[:, :classes], mask, total, epistemic=None, score=None, distance=found)
+        probs, mask, uncertainty, score, *distance = outputs
+        found = distance[0][:, 0] if distance else None
+        return cls(probs, mask[:, 0], uncertainty[:, 0], uncertainty[:, 1], score[:, 0], found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,8 @@ class Deviation:
     """Of total and epistemic uncertainty."""
     score: float | None
     """Of U; absent from the variant with one output."""
+    distance: float | None
+    """Of the distance to the boundary of objects, where the members give one."""
     mask_pixels: int
     """Pixels of another class, but for those whose two largest probabilities differ by less than
     1e-4."""
@@ -88,7 +95,7 @@ class Deviation:
     @property
     def largest(self) -> float:
         """Largest difference of any real number."""
-        return max(self.probs, self.uncertainty, self.score or 0.0)
+        return max(self.probs, self.uncertainty, self.score or 0.0, self.distance or 0.0)
 
     def require(self, tolerance: float, what: str) -> None:
         """Refuse an export.
@@ -98,7 +105,8 @@ class Deviation:
         """
         if self.largest <= tolerance and (self.mask_pixels == 0 or tolerance > _UNDECIDED):
             return
-        facts = ", ".join(f"{key} {value}" for key, value in asdict(self).items())
+        stated = {key: value for key, value in asdict(self).items() if value is not None}
+        facts = ", ".join(f"{key} {value}" for key, value in stated.items())
         message = (
             f"{what} deviates from its ensemble: {facts}; expected differences of at most "
             f"{tolerance:g} and the same mask; nothing was written"
@@ -223,9 +231,10 @@ def measure(run: Run, cases: Sequence[Case], variant: Variant) -> Deviation:
     """Run an export on all cases and compare."""
     probs = uncertainty = 0.0
     score = 0.0 if variant == "full" else None
+    distance = None
     wrong = undecided = 0
     for case in cases:
-        found = Maps.of_outputs(run(case.images), variant)
+        found = Maps.of_outputs(run(case.images), variant, len(case.expected[0].probs))
         for index, expected in enumerate(case.expected):
             probs = _larger(probs, found.probs[index], expected.probs)
             uncertainty = _larger(uncertainty, found.total[index], expected.total)
@@ -233,13 +242,16 @@ def measure(run: Run, cases: Sequence[Case], variant: Variant) -> Deviation:
                 uncertainty = _larger(uncertainty, found.epistemic[index], expected.epistemic)
             if found.score is not None and score is not None:
                 score = _larger(score, found.score[index], np.float32(expected.scores.u or 0.0))
+            if expected.distance is not None:
+                given = np.empty(0) if found.distance is None else found.distance[index]
+                distance = _larger(distance or 0.0, given, expected.distance)
             ordered = np.sort(expected.probs, axis=0)
             differs = found.mask[index] != expected.mask
             close = ordered[-1] - ordered[-2] < _UNDECIDED
             wrong += int((differs & ~close).sum())
             undecided += int((differs & close).sum())
     sizes = tuple((len(case.images), *case.images.shape[2:]) for case in cases)
-    return Deviation(probs, uncertainty, score, wrong, undecided, sizes)
+    return Deviation(probs, uncertainty, score, distance, wrong, undecided, sizes)
 
 
 def _larger(so_far: float, found: Any, expected: Any) -> float:

@@ -24,7 +24,7 @@ from df2serve.errors import ExportError
 from df2serve.export import _system
 from df2serve.export.settings import ExportSettings, Variant
 
-__all__ = ["ExportSource", "open_source", "output_names"]
+__all__ = ["INPUT", "ExportSource", "open_source"]
 
 INPUT = "input"
 """Name of the input."""
@@ -34,11 +34,6 @@ _OUTPUTS: dict[Variant, tuple[str, ...]] = {
     "fiji": ("prediction",),
     "full": ("probabilities", "mask", "uncertainty", "score"),
 }
-
-
-def output_names(variant: Variant) -> tuple[str, ...]:
-    """Return the names of a variant's outputs, in order."""
-    return _OUTPUTS[variant]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +53,18 @@ class ExportSource:
     def tile_shape(self) -> tuple[int, int]:
         """Rows and columns of a tile."""
         return self.config.tile_shape or self.ensemble.manifest.tile_shape
+
+    @property
+    def has_distance(self) -> bool:
+        """Whether the members give the distance to the boundary of objects."""
+        return self.ensemble.manifest.has_distance
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        names = _OUTPUTS[self.settings.variant]
+        separate = self.settings.variant == "full" and self.has_distance
+        return (*names, "distance") if separate else names
 
     @property
     def multiple(self) -> int:
@@ -82,6 +89,7 @@ class ExportSource:
             "overlap": config.grid.overlap,
             "sigma": config.window_sigma,
             "factor": scale_factor(classes, config.uncertainty_scale),
+            "distance": self.has_distance,
             **self._normalization(),
         }
 

@@ -1,5 +1,7 @@
 """The module that an ensemble becomes, beside the engine that predicts images."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,13 +9,14 @@ from df2serve.artifact import Ensemble
 from df2serve.artifact.folder import save_ensemble
 from df2serve.config import InferenceConfig, OverlapGrid, preset
 from df2serve.core.tiling import plan_tiles
-from df2serve.errors import ExportError
-from df2serve.export import ExportSettings
+from df2serve.errors import ExportError, ParityError
+from df2serve.export import ExportSettings, _system
 from df2serve.export._system import _origins, _score
 from df2serve.export.parity import Reference, measure
+from df2serve.export.settings import Variant
 from df2serve.export.system import open_source
 from df2serve.export.torchscript import module_runner
-from df2serve.testing import tiny_network
+from df2serve.testing import random_ensemble, tiny_network
 from df2serve.testing.ensembles import manifest_fields
 
 NORMALIZATIONS = (
@@ -43,6 +46,25 @@ def test_modules_compute_what_the_engine_computes(
         deviation = measure(module_runner(module), some, "full")
         deviation.require(1e-5, "the module")
         assert deviation.largest > 0
+
+
+@pytest.mark.parametrize("variant", ["fiji", "full"])
+def test_distance_comes_with_the_maps(variant: Variant, tmp_path: Path) -> None:
+    ensemble = random_ensemble(
+        tmp_path / "ensemble", members=2, channels=1, classes=3, tile=64, distance=True
+    )
+    source = open_source(ensemble, ExportSettings(variant=variant), None)
+    with Reference(source) as reference:
+        cases = reference.cases(whole=False)
+    deviation = measure(module_runner(source.windowed()), cases, variant)
+    deviation.require(1e-5, "the module")
+    assert deviation.distance is not None
+    assert 0 < deviation.distance < 1e-5
+    without = _system.build(
+        list(source.networks), **{**source.arguments, "distance": False}, multiple=None
+    )
+    with pytest.raises(ParityError, match="distance inf"):
+        measure(module_runner(without), cases, variant).require(1e-5, "the module")
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])

@@ -34,7 +34,7 @@ def test_any_size_and_batch(archive: bytes, two_classes: Ensemble, odd_images: l
     run = module_runner(torch.jit.load(io.BytesIO(archive)))
     with Reference(open_source(two_classes, ExportSettings(), None)) as reference:
         for image in odd_images:
-            maps = Maps.of_outputs(run(np.stack([image, image[:, ::-1]])), "full")
+            maps = Maps.of_outputs(run(np.stack([image, image[:, ::-1]])), "full", classes=2)
             for index, seen in enumerate((image, image[:, ::-1])):
                 expected = reference.predict(seen, whole=False)
                 np.testing.assert_allclose(maps.probs[index], expected.probs, atol=1e-5)

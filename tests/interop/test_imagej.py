@@ -18,7 +18,7 @@ import torch
 
 from df2serve.artifact import Ensemble, GoldenTensors, with_files
 from df2serve.config import InstanceConfig
-from df2serve.core.instances import find_instances, measure_instances
+from df2serve.core.instances import find_instances, inner_distance, measure_instances
 from df2serve.export import Card, export_ensemble
 from df2serve.export.card import Person
 from df2serve.inference import Prediction, predict
@@ -227,6 +227,45 @@ def test_the_images_differ_in_what_they_show(cases: dict[str, Case]) -> None:
     assert {len(case.objects) > 0 for case in cases.values()} == {True, False}
 
 
+def split(package: Package, maps: np.ndarray, imagej: list[str], folder: Path) -> pd.DataFrame:
+    """Return the objects that the macro finds in maps, axes (C, Y, X)."""
+    tifffile.imwrite(folder / "maps.tif", maps, imagej=True, metadata={"axes": "CYX"})
+    macro = package.macro("split_objects.ijm", folder)
+    script = f"""
+        open("{folder / "maps.tif"}");
+        runMacro("{macro}");
+        saveAs("Results", "{folder / "objects.csv"}");
+    """
+    run_macro(imagej, script, folder)
+    return read_table(folder / "objects.csv")
+
+
+def test_touching_objects_are_split_by_the_learned_distance(
+    imagej: list[str], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Two halves of a rectangle, which no distance to the edge tells apart."""
+    folder = tmp_path_factory.mktemp("distance")
+    ensemble = random_ensemble(
+        folder / "ensemble", members=1, channels=1, classes=2, tile=64, distance=True
+    )
+    image = np.random.default_rng(0).integers(0, 255, (1, 64, 64))
+    card = Card(authors=[Person(name="A B")], license="CC-BY-4.0", description="Random weights.")
+    exported = export_ensemble(
+        ensemble, folder / "p.zip", "bioimageio", card=card, image=image, formats=["torchscript"]
+    )
+    labels = np.zeros((60, 100), np.uint8)
+    labels[20:40, 20:50], labels[20:40, 50:80] = 1, 2
+    halves = [inner_distance(labels == label) for label in (1, 2)]
+    mask, distance = labels > 0, sum(half / half.max() for half in halves)
+    maps = np.stack([~mask, mask, 0 * mask, mask, distance]).astype(np.float32)
+    found = split(Package(exported.path), maps, imagej, tmp_path)
+    ours = find_instances(
+        mask.astype(np.uint8), distance=distance.astype(np.float32), config=InstanceConfig()
+    )
+    assert len(found) == len(ours) == 2
+    np.testing.assert_allclose(found["Area"], 600, rtol=0.06)
+
+
 def test_touching_objects_are_split_like_ours(
     two_classes: Package, imagej: list[str], tmp_path: Path
 ) -> None:
@@ -238,15 +277,7 @@ def test_touching_objects_are_split_like_ours(
     ours = find_instances(mask.astype(np.uint8), config=InstanceConfig())
     assert len(ours) == len(discs)
     maps = np.stack([~mask, mask, 0 * mask, mask]).astype(np.float32)
-    tifffile.imwrite(tmp_path / "discs.tif", maps, imagej=True, metadata={"axes": "CYX"})
-    macro = two_classes.macro("split_objects.ijm", tmp_path)
-    script = f"""
-        open("{tmp_path / "discs.tif"}");
-        runMacro("{macro}");
-        saveAs("Results", "{tmp_path / "discs.csv"}");
-    """
-    run_macro(imagej, script, tmp_path)
-    found = read_table(tmp_path / "discs.csv")
+    found = split(two_classes, maps, imagej, tmp_path)
     assert len(found) == len(discs)
     # ImageJ leaves lines of one pixel between the parts
     areas = np.bincount(ours.labels.ravel())[1:]

@@ -1,9 +1,11 @@
 // Touching objects, split by a watershed from markers.
 //
 // Markers are the places that lie deepest inside of the mask: maxima of the distance to its edge that rise
-// by more than the tolerance, in pixels, above the passes to their neighbors. Open the result of the model
+// by more than the tolerance, in pixels, above the passes to their neighbors. Models that have learned the
+// distance to the boundary of objects give it as a slice, which is taken instead. Open the result of the model
 // and run this macro: a stack whose first @CLASSES@ slices are the class probabilities, background first.
 classes = @CLASSES@;
+learned = @DISTANCE@; // the slice of the learned distance, from 0 to 1; 0 where there is none
 tolerance = 1;
 
 width = getWidth();
@@ -20,11 +22,20 @@ for (k = 0; k < classes; k++) {
         else if (p > background[i]) inside[i] = 255;
     }
 }
+maps = getImageID();
 newImage("mask", "8-bit black", width, height, 1);
 for (i = 0; i < pixels; i++) setPixel(i % width, floor(i / width), inside[i]);
 setOption("BlackBackground", true);
-run("Options...", "iterations=1 count=1 black edm=32-bit");
-run("Distance Map");
+if (learned > 0) {
+    tolerance = @DEPTH@;
+    selectImage(maps);
+    setSlice(learned);
+    run("Duplicate...", "title=distance");
+    for (i = 0; i < pixels; i++) if (inside[i] == 0) setPixel(i % width, floor(i / width), 0);
+} else {
+    run("Options...", "iterations=1 count=1 black edm=32-bit");
+    run("Distance Map");
+}
 run("Find Maxima...", "prominence=" + tolerance + " output=[Segmented Particles]");
 segments = getTitle();
 imageCalculator("AND create", "mask", segments);
