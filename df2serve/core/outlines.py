@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -21,12 +22,12 @@ from df2serve.types import AnyLabels
 
 __all__ = ["Outline", "enclosed_area", "fill_outlines", "trace_outlines"]
 
-Outline = Int64[np.ndarray, "n 2"]
+Outline: TypeAlias = Int64[np.ndarray, "_ 2"]
 """Corners in order, the first not repeated at the end."""
 
 _AHEAD = ((0, 0), (0, 1), (1, 1), (1, 0))
-"""How far the pixel on the right lies above and left of a corner's lower right one, for outlines that
-leave the corner to the right, down, to the left and up."""
+"""How far the pixel on the right lies above and left of a corner's lower right one, for outlines
+that leave the corner to the right, down, to the left and up."""
 _SHIFT = 1e-8
 """By how much ImageJ moves outlines to the right before it rounds."""
 _CROSSINGS = 1 << 21
@@ -75,7 +76,7 @@ def enclosed_area(outline: Outline) -> int:
 
 
 def fill_outlines(
-    outlines: Sequence[Float[np.ndarray, "n 2"] | Outline], shape: tuple[int, int]
+    outlines: Sequence[Float[np.ndarray, "_ 2"] | Outline], shape: tuple[int, int]
 ) -> tuple[Box, Bool[np.ndarray, "y x"]]:
     """Return the pixels inside of outlines: those whose middle an odd number of outlines encloses.
 
