@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from collections.abc import Sequence
 from itertools import chain
@@ -15,6 +14,7 @@ from df2serve.artifact.manifest import ClassInfo
 from df2serve.core.instances import Instance
 from df2serve.core.outlines import Outline, trace_outlines
 from df2serve.io import Selection
+from df2serve.io.rois import FORBIDDEN
 from df2serve.types import AnyLabels
 
 __all__ = ["roi_zip"]
@@ -58,7 +58,7 @@ def roi_zip(
             roi.stroke_color = b"\xff" + bytes.fromhex(kind.color[1:])
             roi.properties = {
                 "area_px": item.area_px,
-                "class": name,
+                "class": _escaped(name),
                 "class_index": item.class_index,
                 "label": item.label,
                 "u": round(item.u, 6),
@@ -66,7 +66,7 @@ def roi_zip(
             }
             for key, value in position.items():
                 setattr(roi, key, value)
-            entry = re.sub(r'[\\/:*?"<>|]', "_", roi.name)
+            entry = FORBIDDEN.sub("_", roi.name)
             # the same date always, so that equal regions give equal files
             file.writestr(zipfile.ZipInfo(f"{entry}.roi"), roi.tobytes(), zipfile.ZIP_DEFLATED)
     return archive.getvalue()
@@ -114,3 +114,10 @@ def _position(axes: str, selection: Selection) -> dict[str, int]:
 def _basic(text: str) -> str:
     """Replace what names of regions cannot hold: line breaks, and marks of more than 16 bits."""
     return "".join(mark if mark.isprintable() and mark <= "\uffff" else "\ufffd" for mark in text)
+
+
+def _escaped(text: str) -> str:
+    """Write marks beyond ASCII as Java's properties do, which ImageJ reads them with."""
+    return "".join(
+        mark if mark.isascii() and mark != "\\" else f"\\u{ord(mark):04x}" for mark in text
+    )
