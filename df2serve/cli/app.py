@@ -19,6 +19,7 @@ from df2serve.cli.predict import predict
 from df2serve.cli.pull import pull
 from df2serve.cli.push import push
 from df2serve.cli.rank import rank
+from df2serve.cli.rois import rois
 
 __all__ = ["app", "main"]
 
@@ -50,6 +51,7 @@ def _root(
 
 for _verb in (demo, predict, rank, info, export, check, card, push, pull, doctor):
     app.command()(_verb)
+app.add_typer(rois, name="rois")
 
 
 def main() -> None:
