@@ -85,7 +85,13 @@ def import_rois(
 
 def _named(classes: str) -> dict[str, int]:
     """Return the index of each class, from 1."""
-    return {name.strip(): index for index, name in enumerate(classes.split(","), start=1)}
+    from df2serve.errors import ConfigError
+
+    names = [name.strip() for name in classes.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        message = f"got --classes {classes!r}; expected different names, such as cell,nucleus"
+        raise ConfigError(message)
+    return {name: index for index, name in enumerate(names, start=1)}
 
 
 def _report(

@@ -28,6 +28,9 @@ _OURS = re.compile(r"\d{4,} .+ (?P<label>[1-9]\d{0,8}) u=\d+\.\d+")
 """Names of predicted regions; they stay when a region is drawn anew, its properties do not."""
 FORBIDDEN = re.compile(r'[\\/:*?"<>|]')
 """What names of files cannot hold; ImageJ names regions by their files."""
+_LARGEST_CLASS = 65_535
+_LARGEST_LABEL = 1 << 24
+"""Whole numbers up to this are exact in float32, which label images may be stored in."""
 _DAMAGE = (ValueError, TypeError, IndexError, RuntimeError, OverflowError, struct.error)
 """What roifile raises over bytes that are no region."""
 
@@ -157,22 +160,26 @@ def _entries(name: str, content: bytes, limits: DecodeLimits) -> Iterator[tuple[
 
 def _region(roi: ImagejRoi, entry: str) -> Region:
     outlines = [np.asarray(loop, np.float64) for loop in _outlines(roi)]
-    if not all(np.isfinite(loop).all() for loop in outlines):
-        message = "has corners that are no numbers; draw it again"
+    if not outlines or not all(np.isfinite(loop).all() for loop in outlines):
+        message = "has no corners, or some that are no numbers; draw it again"
         raise DecodeError(message)
     properties = _properties(roi.props)
     ours = _OURS.fullmatch(roi.name or entry)
-    label = properties.get("label") or (ours and ours["label"])
-    index = properties.get("class_index")
     return Region(
         name=roi.name or entry,
         kind=properties.get("class"),
-        class_index=int(index) if index and index.isdecimal() else None,
-        label=int(label) if label and label.isdecimal() else None,
+        class_index=_number(properties.get("class_index"), _LARGEST_CLASS),
+        label=_number(properties.get("label") or (ours and ours["label"]), _LARGEST_LABEL),
         plane=(roi.position, roi.z_position, roi.t_position),
         outlines=tuple(outlines),
         oval=roi.roitype == ROI_TYPE.OVAL,
     )
+
+
+def _number(text: str | None, largest: int) -> int | None:
+    """Return a number from 1 to the largest, None for anything else."""
+    number = int(text) if text and text.isdecimal() else 0
+    return number if 1 <= number <= largest else None
 
 
 def _outlines(roi: ImagejRoi) -> list[NDArray[np.generic]]:

@@ -73,6 +73,8 @@ def test_errors_are_told(df2serve: Run, results: Path, images: Path, tmp_path: P
     finished = df2serve(*arguments, "-o", output, "--classes", "yeast")
     assert finished.code == 2
     assert "has the class 'class 1'; expected yeast: rename it" in finished.err
+    finished = df2serve(*arguments, "-o", output, "--classes", "cell,")
+    assert "expected different names, such as cell,nucleus" in finished.err
     (tmp_path / "bad.zip").write_bytes((results / "rois/1.zip").read_bytes()[:-30])
     finished = df2serve(
         "rois", "import", tmp_path / "bad.zip", "--like", images / "1.png", "-o", output

@@ -95,6 +95,13 @@ def test_a_new_name_is_a_new_class_and_the_label_stays() -> None:
     assert {change.status for change in compare_painted(old, old)} == {"unchanged"}
 
 
+def test_numbers_that_are_none_are_ignored() -> None:
+    for number in ("0", "-1", "x", "99999999999"):
+        props = f"class: cell\nclass_index: {number}\nlabel: {number}\n"
+        [region] = read_regions(zipped(square(0, 0, 4, props=props)))
+        assert (region.label, region.class_index) == (None, None)
+
+
 def test_a_file_of_one_region(tmp_path: Path) -> None:
     path = tmp_path / "cell.roi"
     path.write_bytes(square(0, 0, 4, "").tobytes())
@@ -111,6 +118,8 @@ CURVED = ImagejRoi(roitype=ROI_TYPE.RECT, name="cell", shape_roi_size=8)
 CURVED.multi_coordinates = np.array([0, 1, 1, 2, 3, 3, 5, 1], np.float32)
 ENDLESS = ImagejRoi.frompoints([[0.5, 0.0], [1.0, 3.0], [2.0, 2.0]], name="cell")
 ENDLESS.subpixel_coordinates[1, 0] = np.nan
+POINTLESS = ImagejRoi(roitype=ROI_TYPE.POLYGON, name="cell")
+POINTLESS.integer_coordinates = np.empty((0, 2), np.int32)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +129,8 @@ ENDLESS.subpixel_coordinates[1, 0] = np.nan
         (SPLINE, "a spline; turn it into an outline first"),
         (TEXT, "is a text"),
         (CURVED, "has curved sides"),
-        (ENDLESS, "has corners that are no numbers"),
+        (POINTLESS, "has no corners"),
+        (ENDLESS, "has no corners, or some that are no numbers"),
     ],
 )
 def test_no_known_area(roi: ImagejRoi, message: str) -> None:
