@@ -19,6 +19,7 @@ from df2serve.cli.predict import predict
 from df2serve.cli.pull import pull
 from df2serve.cli.push import push
 from df2serve.cli.rank import rank
+from df2serve.cli.rois import rois
 from df2serve.cli.run import run
 
 __all__ = ["app", "main"]
@@ -51,6 +52,7 @@ def _root(
 
 for _verb in (demo, predict, rank, info, export, check, run, card, push, pull, doctor):
     app.command()(_verb)
+app.add_typer(rois, name="rois")
 
 
 def main() -> None:

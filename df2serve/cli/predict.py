@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from df2serve.inference import Outcome
     from df2serve.io import Image, Selection
     from df2serve.writers import ResultFolder, Written
+    from df2serve.writers.records import ShapeKind
 
 __all__ = ["predict", "selection_of", "sources_of"]
 
@@ -40,6 +41,12 @@ def predict(
         str | None, typer.Option(help="Write objects as well: watershed or components.")
     ] = None,
     min_size: Annotated[int | None, typer.Option(help="Leave out objects of fewer pixels.")] = None,
+    rois: Annotated[
+        bool, typer.Option("--rois", help="Write objects for Fiji's ROI manager as well.")
+    ] = False,
+    geojson: Annotated[
+        bool, typer.Option("--geojson", help="Write objects for QuPath as well.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with results; reuse those that are whole.")
     ] = False,
@@ -82,6 +89,7 @@ def predict(
         tile_shape=tile and (tile, tile), views=views, precision=precision
     )
     objects = _instance_config(instances, min_size)
+    wanted: dict[ShapeKind, bool] = {"rois": rois, "geojson": geojson}
     runtime = RuntimeConfig().updated(backend=backend, device=device, batch_size=batch_size)
     sources = sources_of(images, pattern, output)
     names = relative_names(sources)
@@ -107,6 +115,7 @@ def predict(
             resume=resume,
             probabilities=probabilities,
             instances=objects,
+            shapes=[kind for kind in wanted if wanted[kind]],
         )
         outcomes = {}
         with ImageProgress(len(sources)) as progress:

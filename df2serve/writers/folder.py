@@ -28,6 +28,7 @@ from df2serve.writers.records import (
     OutputKind,
     Record,
     RunInfo,
+    ShapeKind,
     read_record,
     read_run,
 )
@@ -44,6 +45,8 @@ _PLACES: dict[OutputKind, str] = {
     "picture": "uncertainty/{}.png",
     "labels": "labels/{}.tif",
     "instances": "instances/{}.csv",
+    "rois": "rois/{}.zip",
+    "geojson": "geojson/{}.geojson",
 }
 _RECORDS = "records"
 
@@ -100,6 +103,7 @@ class ResultFolder:
         resume: bool = False,
         probabilities: bool = False,
         instances: InstanceConfig | None = None,
+        shapes: Sequence[ShapeKind] = (),
     ) -> None:
         """Create the folder, or go on with one.
 
@@ -112,6 +116,7 @@ class ResultFolder:
             resume: go on with results that exist, and reuse those that are whole and up to date.
             probabilities: write class probabilities as well.
             instances: write objects as well, found in this way; takes memory for whole images.
+            shapes: write the outlines of objects as well, for ImageJ and for QuPath.
 
         Raises:
             ConfigError: the folder has other content, results but no leave to resume, or results
@@ -120,7 +125,14 @@ class ResultFolder:
         """
         self.target = Path(target)
         self.run = RunInfo.of(ensemble, config, instances)
+        if shapes and instances is None:
+            message = (
+                f"{' and '.join(shapes)} hold objects, and none are asked for; say how to find "
+                "them (--instances watershed or components)"
+            )
+            raise ConfigError(message)
         self._instances = instances
+        self._shapes = tuple(shapes)
         self._layers = _layers(self.run, probabilities=probabilities)
         self._records: dict[str, Record] = {}
         if (self.target / _RUN).is_file():
@@ -231,6 +243,7 @@ class ResultFolder:
             and image.pixel_size_um == provenance.pixel_size_um
             and all(layer.kind in record.files for layer in self._layers)
             and (self._instances is None or record.instances is not None)
+            and all(kind in record.files for kind in self._shapes)
         )
         return same and all(self._is_whole(file) for file in record.files.values())
 
@@ -250,7 +263,7 @@ class ResultFolder:
         """Write everything but the record; return the files' final places and count objects."""
         kinds: list[OutputKind] = [*(layer.kind for layer in self._layers), "overlay", "picture"]
         if self._instances is not None:
-            kinds += ["labels", "instances"]
+            kinds += ["labels", "instances", *self._shapes]
         targets = {kind: self.target / _PLACES[kind].format(name) for kind in kinds}
         image = stream.image
         preview = Preview(
@@ -280,7 +293,11 @@ class ResultFolder:
         if not objects:
             return targets, None
         return targets, objects.save(
-            name, labels=files.path(targets["labels"]), table=files.path(targets["instances"])
+            name,
+            labels=files.path(targets["labels"]),
+            table=files.path(targets["instances"]),
+            rois=files.path(targets["rois"]) if "rois" in targets else None,
+            outlines=files.path(targets["geojson"]) if "geojson" in targets else None,
         )
 
 

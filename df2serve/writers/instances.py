@@ -1,8 +1,8 @@
-"""Objects of a prediction: label images and one table row per object."""
+"""Objects of a prediction: label images, one table row per object, and outlines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,16 @@ from df2serve.core.instances import Instance, Instances, find_instances, measure
 from df2serve.inference import Band
 from df2serve.io import Image
 from df2serve.writers._staging import staging
+from df2serve.writers.geojson import geojson
 from df2serve.writers.records import InstanceCount, Record, RunInfo
-from df2serve.writers.tiff import TiffRowWriter
+from df2serve.writers.rois import roi_zip
+from df2serve.writers.tables import needs_review, write_sheet
+from df2serve.writers.tiff import write_labels
 
 __all__ = ["InstanceWriter", "write_instance_table"]
+
+_SHEET_ROWS = 100_000
+"""Rows of the longest spreadsheet; they take long to write."""
 
 
 class InstanceWriter:
@@ -49,29 +55,47 @@ class InstanceWriter:
         largest = band.probs.max(axis=0, keepdims=True)
         self._bands.append(replace(band, probs=largest, distance=distance))
 
-    def save(self, name: str, *, labels: Path, table: Path) -> InstanceCount:
+    def save(
+        self,
+        name: str,
+        *,
+        labels: Path,
+        table: Path,
+        rois: Path | None = None,
+        outlines: Path | None = None,
+    ) -> InstanceCount:
         """Find the objects and write them.
 
         Args:
             name: of the result.
-            labels: TIFF file to create; 16 bits, float32 where there are more objects than that.
+            labels: TIFF file to create.
             table: CSV file to create.
+            rois: zip file of regions for ImageJ to create.
+            outlines: GeoJSON file to create.
         """
         found = find_instances(
             _joined(band.mask for band in self._bands),
             config=self._config,
             distance=_joined(band.distance for band in self._bands if band.distance is not None),
         )
-        dtype = np.uint16 if len(found) <= np.iinfo(np.uint16).max else np.float32
-        with TiffRowWriter(
-            labels,
-            shape=found.labels.shape,
-            dtype=dtype,
-            display_range=(0, max(1, len(found))),
-            pixel_size_um=self._image.pixel_size_um,
-        ) as writer:
-            writer.append(found.labels)
-        self._frame(name, self._measured(found)).to_csv(
+        write_labels(labels, found.labels, self._image.pixel_size_um)
+        measured = self._measured(found)
+        if rois is not None:
+            image = self._image
+            content = roi_zip(
+                found.labels,
+                measured,
+                classes=self._run.classes,
+                axes=image.axes,
+                selection=image.selection,
+            )
+            rois.write_bytes(content)
+        if outlines is not None:
+            text = geojson(
+                found.labels, measured, classes=self._run.classes, channels=self._run.channels
+            )
+            outlines.write_text(text, encoding="utf-8")
+        self._frame(name, measured).to_csv(
             table, index=False, encoding="utf-8", float_format="%.7g", lineterminator="\n"
         )
         return InstanceCount(kept=len(found), removed=found.removed, removed_px=found.removed_px)
@@ -107,28 +131,43 @@ class InstanceWriter:
         columns["u"] = [item.u for item in measured]
         columns["u_epistemic"] = [item.u_epistemic for item in measured]
         columns["probability"] = [item.probability for item in measured]
+        columns["needs_review"] = [needs_review(item.u, self._run) for item in measured]
         return pd.DataFrame(columns)
 
 
-def write_instance_table(folder: Path, records: Iterable[Record]) -> Path:
+def write_instance_table(folder: Path, records: Sequence[Record]) -> Path:
     """Write ``instances.csv``, the tables of several results below each other.
+
+    Up to 100 000 objects, ``instances.xlsx`` has the same rows.
 
     Args:
         folder: of the results.
         records: of results with objects.
 
+    Returns:
+        The CSV file.
+
     Raises:
-        OutputError: it cannot be written, or a table cannot be read.
+        OutputError: a file cannot be written, or a table cannot be read.
     """
-    target = folder / "instances.csv"
-    with staging() as files, files.path(target).open("w", encoding="utf-8", newline="") as whole:
-        for number, record in enumerate(records):
-            with (folder / record.files["instances"].path).open(
-                encoding="utf-8", newline=""
-            ) as part:
-                header = part.readline()
-                whole.write("" if number else header)
-                whole.writelines(part)
+    target, sheet = folder / "instances.csv", folder / "instances.xlsx"
+    with staging() as files:
+        with files.path(target).open("w", encoding="utf-8", newline="") as whole:
+            for number, record in enumerate(records):
+                with (folder / record.files["instances"].path).open(
+                    encoding="utf-8", newline=""
+                ) as part:
+                    header = part.readline()
+                    whole.write("" if number else header)
+                    whole.writelines(part)
+        if sum(record.instances.kept for record in records if record.instances) <= _SHEET_ROWS:
+            rows = pd.read_csv(
+                files.path(target),
+                dtype={"name": str, "class": str},
+                keep_default_na=False,
+                na_values=[""],
+            )
+            write_sheet(rows, files.path(sheet), title="instances")
     return target
 
 

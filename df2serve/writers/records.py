@@ -21,13 +21,17 @@ __all__ = [
     "OutputKind",
     "Record",
     "RunInfo",
+    "ShapeKind",
     "read_record",
     "read_run",
 ]
 
-OutputKind: TypeAlias = Literal[
-    "mask", "uncertainty", "probabilities", "overlay", "picture", "labels", "instances"
-]
+ShapeKind: TypeAlias = Literal["rois", "geojson"]
+"""Outlines of objects, for ImageJ and for QuPath."""
+OutputKind: TypeAlias = (
+    Literal["mask", "uncertainty", "probabilities", "overlay", "picture", "labels", "instances"]
+    | ShapeKind
+)
 M = TypeVar("M", bound=Frozen)
 
 
@@ -58,7 +62,7 @@ class Record(Frozen):
     """Name of the result, unique in its folder."""
     files: dict[OutputKind, OutputFile]
     """``mask``, ``uncertainty``; pictures of both for people; on request ``probabilities``, and
-    ``labels`` with their table ``instances``."""
+    ``labels`` with their table ``instances``, ``rois`` and ``geojson``."""
     scores: ImageScores
     provenance: Provenance
     seconds: float

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
 from df2serve.core.ranking import RankedImage, ScoredImage, rank
+from df2serve.io.corrections import Change
 from df2serve.writers._staging import staging
 from df2serve.writers.records import Record, RunInfo
 
-__all__ = ["Row", "failure_row", "ranked", "ranking_rows", "score_row", "write_table"]
+__all__ = [
+    "Row",
+    "failure_row",
+    "needs_review",
+    "ranked",
+    "ranking_rows",
+    "score_row",
+    "write_changes",
+    "write_sheet",
+    "write_table",
+]
 
 Row = Mapping[str, str | int | float | bool | None]
 
@@ -25,7 +37,7 @@ def score_row(record: Record, run: RunInfo) -> Row:
         "name": record.name,
         "source": provenance.source,
         "u": scores.u,
-        "needs_review": _needs_review(scores.u, run),
+        "needs_review": needs_review(scores.u, run),
         "u_epistemic": scores.u_epistemic,
         "u_class_balanced": scores.u_class_balanced,
         "one_minus_expected_dice": scores.one_minus_expected_dice,
@@ -81,11 +93,22 @@ def write_table(rows: Sequence[Row], target: Path) -> tuple[Path, Path]:
     files = target.with_name(f"{target.name}.csv"), target.with_name(f"{target.name}.xlsx")
     with staging() as staged:
         frame.to_csv(staged.path(files[0]), index=False, encoding="utf-8")
-        _write_sheet(frame, staged.path(files[1]), title=target.name)
+        write_sheet(frame, staged.path(files[1]), title=target.name)
     return files
 
 
-def _write_sheet(frame: pd.DataFrame, path: Path, *, title: str) -> None:
+def write_changes(path: Path, changes: Sequence[Change]) -> None:
+    """Write what became of objects as CSV, one row per object.
+
+    Args:
+        path: file to create.
+        changes: in the order of the rows.
+    """
+    frame = pd.DataFrame([asdict(change) for change in changes]).convert_dtypes()
+    frame.to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
+
+
+def write_sheet(frame: pd.DataFrame, path: Path, *, title: str) -> None:
     """Write a spreadsheet in which text stays text, also where it looks like a formula."""
     printable = frame.map(
         lambda value: ILLEGAL_CHARACTERS_RE.sub("?", value) if isinstance(value, str) else value
@@ -123,7 +146,8 @@ def _instance_counts(record: Record, run: RunInfo) -> Row:
     }
 
 
-def _needs_review(u: float | None, run: RunInfo) -> bool | None:
+def needs_review(u: float | None, run: RunInfo) -> bool | None:
+    """Return whether U reaches the threshold; undefined U does, and without a threshold none is."""
     if run.threshold is None:
         return None
     return u is None or u >= run.threshold.value

@@ -16,8 +16,9 @@ import tifffile
 from numpy.typing import DTypeLike, NDArray
 
 from df2serve.io import PixelSize
+from df2serve.types import AnyMask, LabelMap
 
-__all__ = ["TiffRowWriter"]
+__all__ = ["TiffRowWriter", "write_labels", "write_mask"]
 
 _STRIP_BYTES = 1 << 18
 _SPOOL_BYTES = 32 << 20
@@ -142,3 +143,31 @@ class TiffRowWriter:
             return {}
         size = self._pixel_size_um
         return {"resolution": (per_um / size.x_um, per_um / size.y_um), "resolutionunit": unit}
+
+
+def write_labels(path: Path, labels: LabelMap, pixel_size_um: PixelSize | None) -> None:
+    """Write objects: 16 bits, float32 where their numbers are larger than that.
+
+    Args:
+        path: file to create.
+        labels: objects, axes (Y, X), 0 = background.
+        pixel_size_um: of the image.
+    """
+    dtype = np.uint16 if labels.max(initial=0) <= np.iinfo(np.uint16).max else np.float32
+    _write_plane(path, labels.astype(dtype), pixel_size_um)
+
+
+def write_mask(path: Path, mask: AnyMask, pixel_size_um: PixelSize | None) -> None:
+    """Write class indices, axes (Y, X), of 8 or 16 bits; see :func:`write_labels`."""
+    _write_plane(path, mask, pixel_size_um)
+
+
+def _write_plane(path: Path, values: NDArray[Any], pixel_size_um: PixelSize | None) -> None:
+    with TiffRowWriter(
+        path,
+        shape=values.shape,
+        dtype=values.dtype,
+        display_range=(0, max(1, float(values.max(initial=0)))),
+        pixel_size_um=pixel_size_um,
+    ) as writer:
+        writer.append(values)

@@ -32,6 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             predictor.config,
             probabilities=True,
             instances=InstanceConfig(),
+            shapes=["rois", "geojson"],
         )
         image = Image.from_array(np.zeros((40, 40)), source="NAME.tif")
         record = target.write(predictor.stream(image)).record
@@ -61,7 +62,7 @@ def test_columns_of_objects(results: Path) -> None:
 
 
 def test_files(results: Path) -> None:
-    described = set(re.findall(r"[\w/]+\.(?:json|tif|png|csv|xlsx)", tree()))
+    described = set(re.findall(r"[\w/]+\.(?:json|tif|png|csv|xlsx|zip|geojson)", tree()))
     written = {path.relative_to(results).as_posix() for path in results.rglob("*.*")}
     assert written | {"ranking.png"} == described
 

@@ -1,12 +1,8 @@
 """The macros of a package in a real ImageJ, on the maps that the package's weights give."""
 
 import io
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,21 +31,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning"),
 ]
 
+ImageJ = Callable[[str, Path], str]
 PIXEL_UM = 0.5
-
-
-@pytest.fixture(scope="module")
-def imagej() -> list[str]:
-    """The command of ImageJ in batch mode; its dialogs need a display, if a virtual one."""
-    places = [Path(sys.prefix) / "foreign/ij.jar", Path("/usr/share/java/ij.jar")]
-    jar = next((place for place in places if place.is_file()), None)
-    missing = [name for name in ("java", "xvfb-run") if shutil.which(name) is None]
-    if jar is None:
-        missing.append("ij.jar ('make foreign' fetches it)")
-    if missing:
-        pytest.skip(f"ImageJ needs {', '.join(missing)}")
-    java = ["java", "-Xmx512m", "-cp", str(jar), "ij.ImageJ"]
-    return ["xvfb-run", "-a", *java, "-batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +92,7 @@ class Case:
 def cases(
     two_classes: Package,
     four_classes: Package,
-    imagej: list[str],
+    imagej: ImageJ,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Case]:
     folder = tmp_path_factory.mktemp("imagej")
@@ -141,7 +124,7 @@ def cases(
             saveAs("Results", "{folder / name}.csv");
             run("Close All");
         """
-    printed = read_printed(run_macro(imagej, script, folder))
+    printed = read_printed(imagej(script, folder))
     return {
         name: Case(
             image,
@@ -151,23 +134,6 @@ def cases(
         )
         for name, image in images.items()
     }
-
-
-def run_macro(imagej: list[str], script: str, folder: Path) -> str:
-    """Return what macros print; in batch mode it goes to standard output."""
-    (folder / "run.ijm").write_text(script)
-    command = [*imagej, str(folder / "run.ijm")]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    ) as process:
-        try:
-            printed, errors = process.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail("ImageJ does not end; an error in a macro opens a dialog that waits")
-    assert process.returncode == 0, errors
-    return printed
 
 
 def read_printed(text: str) -> dict[str, dict[str, float]]:
@@ -227,7 +193,7 @@ def test_the_images_differ_in_what_they_show(cases: dict[str, Case]) -> None:
     assert {len(case.objects) > 0 for case in cases.values()} == {True, False}
 
 
-def split(package: Package, maps: np.ndarray, imagej: list[str], folder: Path) -> pd.DataFrame:
+def split(package: Package, maps: np.ndarray, imagej: ImageJ, folder: Path) -> pd.DataFrame:
     """Return the objects that the macro finds in maps, axes (C, Y, X)."""
     tifffile.imwrite(folder / "maps.tif", maps, imagej=True, metadata={"axes": "CYX"})
     macro = package.macro("split_objects.ijm", folder)
@@ -236,12 +202,12 @@ def split(package: Package, maps: np.ndarray, imagej: list[str], folder: Path) -
         runMacro("{macro}");
         saveAs("Results", "{folder / "objects.csv"}");
     """
-    run_macro(imagej, script, folder)
+    imagej(script, folder)
     return read_table(folder / "objects.csv")
 
 
 def test_touching_objects_are_split_by_the_learned_distance(
-    imagej: list[str], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+    imagej: ImageJ, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     """Two halves of a rectangle, which no distance to the edge tells apart."""
     folder = tmp_path_factory.mktemp("distance")
@@ -267,7 +233,7 @@ def test_touching_objects_are_split_by_the_learned_distance(
 
 
 def test_touching_objects_are_split_like_ours(
-    two_classes: Package, imagej: list[str], tmp_path: Path
+    two_classes: Package, imagej: ImageJ, tmp_path: Path
 ) -> None:
     row, column = np.mgrid[:120, :160]
     discs = [(40, 40, 20), (40, 72, 18), (85, 110, 25), (85, 70, 16)]
