@@ -5,6 +5,7 @@ from df2serve.writers.figures import draw_ranking
 from df2serve.writers.folder import ResultFolder, Written, read_results
 from df2serve.writers.instances import write_instance_table
 from df2serve.writers.records import Record, RunInfo
+from df2serve.writers.report import write_report
 from df2serve.writers.tables import failure_row, ranking_rows, score_row, write_table
 from df2serve.writers.tiff import TiffRowWriter
 
@@ -21,5 +22,6 @@ __all__ = [
     "relative_names",
     "score_row",
     "write_instance_table",
+    "write_report",
     "write_table",
 ]
