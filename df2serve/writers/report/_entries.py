@@ -12,7 +12,7 @@ from df2serve.errors import SourceNotFoundError
 from df2serve.writers.records import Record, RunInfo
 from df2serve.writers.report._evaluation import EvaluationFacts
 from df2serve.writers.report._references import References
-from df2serve.writers.report._words import SCORE_NAMES, reasons, risk_scores
+from df2serve.writers.report._words import SCORE_NAMES, Place, reasons, risk_scores
 from df2serve.writers.tables import ranked
 
 __all__ = ["Entry", "Quality", "ScoreFact", "entries_of"]
@@ -116,28 +116,30 @@ def entries_of(
         record = by_name[place.image.name]
         scores = record.scores
         found = risk_scores(scores)
-        own = None if scores.u is None else references.place("u", scores.u)
+        sha256 = record.provenance.source_sha256
+        places = {
+            name: references.place(name, value, sha256=sha256) for name, value in found.items()
+        }
         yield Entry(
             rank=place.rank,
             name=record.name,
             u=scores.u,
             needs_review=place.needs_review,
-            reasons=tuple(reasons(record, run, own)),
-            scores=tuple(_fact(name, value, references) for name, value in found.items()),
+            reasons=tuple(reasons(record, run, places.get("u"))),
+            scores=tuple(_fact(name, value, places[name]) for name, value in found.items()),
             shares=tuple(
                 (item.name, share)
                 for item, share in zip(run.classes[1:], scores.class_fractions[1:], strict=False)
             ),
             objects=tuple(_objects(folder, record)),
-            quality=quality_of.get(record.provenance.source_sha256 or ""),
+            quality=quality_of.get(sha256 or ""),
             record=record,
         )
 
 
-def _fact(name: str, value: float, references: References) -> ScoreFact:
-    place = references.place(name, value)
+def _fact(name: str, value: float, place: Place | None) -> ScoreFact:
     title = SCORE_NAMES[name]
-    text = f"more than in {place.text}" if place else ""
+    text = f"more than {place.text}" if place else ""
     return ScoreFact(title=title.title, meaning=title.meaning, value=value, place=text)
 
 

@@ -56,9 +56,13 @@ class References:
     """By increasing threshold; none where nothing is promised."""
     _chosen: tuple[Reference, ...]
 
-    def place(self, score: str, value: float) -> Place | None:
-        """Return where a score lies among those of the references."""
-        others = [found.scores[score] for found in self._chosen if score in found.scores]
+    def place(self, score: str, value: float, *, sha256: str | None) -> Place | None:
+        """Return where a score lies among those of the references, its own image left out."""
+        others = [
+            found.scores[score]
+            for found in self._chosen
+            if score in found.scores and found.image_sha256 != sha256
+        ]
         below = sum(other < value for other in others)
         return Place(below=below, references=len(others)) if others else None
 

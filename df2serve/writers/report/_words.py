@@ -49,10 +49,10 @@ class Place:
 
     @property
     def text(self) -> str:
-        """In words, to go on after "more than in"."""
+        """In words, to go on after "more than"."""
         if self.below == self.references:
-            return f"all {self.references} reference images"
-        return f"{self.below or 'none'} of {self.references} reference images"
+            return f"all {self.references}"
+        return f"{self.below or 'none'} of {self.references}"
 
 
 def risk_scores(scores: ImageScores) -> dict[str, float]:
@@ -85,7 +85,7 @@ def reasons(record: Record, run: RunInfo, place: Place | None) -> Iterator[str]:
     else:
         yield f"What was found is uncertain by {scores.u:.3f} on average, of at most {largest}."
     if place is not None:
-        yield f"That is more than in {place.text}."
+        yield f"That is more than {place.text} reference images have."
     if not scores.empty_prediction:
         yield from _of_foreground(scores)
     yield from (_sentence(note) for note in record.notes)

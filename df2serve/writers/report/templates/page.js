@@ -8,12 +8,12 @@
     return node;
   };
   const fixed = (value) => (value === null ? "undefined" : value.toFixed(3));
-  const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+  const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 
   const gallery = $("gallery");
-  const images = data.images.map((facts, index) => {
+  const images = data.images.map((facts) => {
     const card = $(`image-${facts.rank}`);
-    return { ...facts, index, card, state: card.querySelector("[data-state]"), text: facts.name.toLowerCase() };
+    return { ...facts, card, review: card.classList.contains("review"), text: facts.name.toLowerCase() };
   });
   let shown = images;
   let threshold = data.threshold;
@@ -29,12 +29,12 @@
     if (threshold === null) return "";
     const failing = data.references.filter((point) => point[1]);
     const caught = failing.filter((point) => point[0] >= threshold).length;
-    const tried = failing.length ? `It catches ${caught} of the ${failing.length} reference images that failed. ` : "";
+    const tried = failing.length ? `${caught} of the ${failing.length} reference images that failed would be seen. ` : "";
     if (!data.levels.length) return tried;
     const level = data.levels.find(([value]) => threshold <= value);
     return level
-      ? `${tried}Of new images that fail in the same way (${data.failure}), at most ${percent(level[1])} escape.`
-      : `${tried}Nothing is promised at this height.`;
+      ? `${tried}Of new images that fail in the same way (${data.failure}), at most ${percent(level[1])} would escape.`
+      : `${tried}So high, a threshold promises nothing.`;
   };
 
   const setThreshold = (value) => {
@@ -46,10 +46,10 @@
       if (image.review !== review) {
         image.review = review;
         image.card.classList.toggle("review", review);
-        image.state.textContent = review ? "review" : "";
       }
     }
     const known = threshold !== null;
+    if ($("reset")) $("reset").hidden = threshold === data.threshold;
     for (const node of document.querySelectorAll("[data-reviewed]")) node.textContent = known ? count : "–";
     document.querySelector("[data-count]").replaceChildren(
       ...(known ? [make("b", { textContent: `${count} of ${images.length}` }), " images"] : ["choose a threshold to mark images"]),
@@ -74,10 +74,11 @@
 
   const scoreOf = (title) => (image) => image.scores.find((score) => score.title === title)?.value ?? Infinity;
   const share = (image) => image.shares.reduce((sum, [, part]) => sum + part, 0);
+  const collator = new Intl.Collator("en", { numeric: true });
   const descending = (key) => (a, b) => key(b) - key(a) || a.rank - b.rank;
   const orders = new Map([
     ["review list", (a, b) => a.rank - b.rank],
-    ["name", (a, b) => a.text.localeCompare(b.text, "en", { numeric: true })],
+    ["name", (a, b) => collator.compare(a.text, b.text)],
   ]);
   for (const title of new Set(images.flatMap((image) => image.scores.map((score) => score.title)))) {
     orders.set(title, descending(scoreOf(title)));
@@ -153,9 +154,11 @@
     }
     $("stage").replaceChildren(plain);
     $("stage-map").replaceChildren(make("div", {}, layer(image, "map")));
-    for (const picture of dialog.querySelectorAll(".stage div > :first-child")) {
-      // small images are magnified, so that both stages are filled
-      picture.style.width = `min(100%, calc(62dvh * ${picture.width / picture.height}))`;
+    const { width, height } = layer(image, "plain");
+    for (const stage of dialog.querySelectorAll(".stage > div")) {
+      // small images are magnified
+      stage.style.width = `min(100%, ${(62 * width) / height}dvh)`;
+      stage.style.aspectRatio = `${width} / ${height}`;
     }
   };
 
@@ -180,7 +183,7 @@
     const rest = image.counted - image.objects.length;
     $("objects-note").textContent = !image.counted
       ? "No objects."
-      : `${rest > 0 ? `The ${image.objects.length} most doubtful of ${image.counted}` : `${image.counted} objects`}; choose one to see where it is.`;
+      : `${rest > 0 ? `The ${image.objects.length} most doubtful of ${image.counted} objects` : "Most doubtful first"}; choose one to see where it is.`;
     const rows = image.objects.map((object) => {
       const [label, name, area, u, probability] = object;
       const show = () => showBox(image, object);
@@ -276,7 +279,6 @@
     for (const picture of gallery.querySelectorAll("img")) picture.loading = "eager";
   });
 
-  for (const image of images) image.review = image.card.classList.contains("review");
   setThreshold(threshold);
   arrange();
 })();
