@@ -278,9 +278,7 @@ def test_levels_and_thresholds_are_two_ways_to_say_the_same(
     scores = [float(score) for score, _, _ in references]
     qualities = [0.0 if failed else 1.0 for _, failed, _ in references]
     for groups in (None, [group for _, _, group in references]):
-        found = failure_threshold(
-            scores, qualities, required=0.5, miss_level=wanted, groups=groups
-        )
+        found = failure_threshold(scores, qualities, required=0.5, miss_level=wanted, groups=groups)
         levels = [
             miss_level(scores, qualities, required=0.5, threshold=value, groups=groups)
             for value in (-1.0, *sorted(scores), 7.0)

@@ -19,7 +19,17 @@ __all__ = ["Entry", "Quality", "ScoreFact", "entries_of"]
 
 _OBJECTS = 100
 """Objects of an image that are listed, the most doubtful ones."""
-_OBJECT_COLUMNS = ("label", "class", "area_px", "u", "probability", "top", "left", "bottom", "right")
+_OBJECT_COLUMNS = (
+    "label",
+    "class",
+    "area_px",
+    "u",
+    "probability",
+    "top",
+    "left",
+    "bottom",
+    "right",
+)
 
 
 @dataclass(frozen=True)

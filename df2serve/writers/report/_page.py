@@ -64,23 +64,27 @@ def write_report(
     entries = list(entries_of(root, records, run, references=references, evaluation=judged))
     ranges = judged.expert_ranges if judged else run.calibration.expert_ranges
     style, script = _part("page.css"), _part("page.js")
-    page = _environment().get_template("page.html").stream(
-        style=Markup(style),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        policy=_policy(style, script),
-        run=run,
-        version=__version__,
-        entries=entries,
-        illustrated=zip(entries, _illustrations(root, entries, run), strict=True),
-        data=_data(entries, run, references, beside=target.resolve().parent == root.resolve()),
-        references=references,
-        axis=_axis(entries, run, references),
-        bars=_bars(entries, run, references),
-        summary=_summary(entries, run),
-        stops=_stops(),
-        settings=run.config.model_dump(mode="json"),
-        ranges=[row for row in ranges if row.metric in _SHOWN_METRICS],
-        spans=span_chart(list(judged.spans("dice").values())) if judged else None,
+    page = (
+        _environment()
+        .get_template("page.html")
+        .stream(
+            style=Markup(style),  # noqa: S704 - ours
+            script=Markup(script),  # noqa: S704 - ours
+            policy=_policy(style, script),
+            run=run,
+            version=__version__,
+            entries=entries,
+            illustrated=zip(entries, _illustrations(root, entries, run), strict=True),
+            data=_data(entries, run, references, beside=target.resolve().parent == root.resolve()),
+            references=references,
+            axis=_axis(entries, run, references),
+            bars=_bars(entries, run, references),
+            summary=_summary(entries, run),
+            stops=_stops(),
+            settings=run.config.model_dump(mode="json"),
+            ranges=[row for row in ranges if row.metric in _SHOWN_METRICS],
+            spans=span_chart(list(judged.spans("dice").values())) if judged else None,
+        )
     )
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as stream:
         page.enable_buffering(16)

@@ -29,7 +29,8 @@
     if (threshold === null) return "";
     const failing = data.references.filter((point) => point[1]);
     const caught = failing.filter((point) => point[0] >= threshold).length;
-    const tried = failing.length ? `${caught} of the ${failing.length} reference images that failed would be seen. ` : "";
+    const part = caught === failing.length ? `All ${caught}` : `${caught} of the ${failing.length}`;
+    const tried = failing.length ? `${part} reference images that failed would be seen. ` : "";
     if (!data.levels.length) return tried;
     const level = data.levels.find(([value]) => threshold <= value);
     return level
