@@ -177,7 +177,7 @@ def _report(
     page: bool,
     as_json: bool,
 ) -> None:
-    """Write the table of scores and the page, tell what happened, and exit with an error if images failed."""
+    """Write tables and page, tell what happened, and exit with an error if images failed."""
     from df2serve.writers import (
         failure_row,
         score_row,

@@ -19,7 +19,7 @@ from df2serve.testing.cells import OOD_KINDS
 from df2serve.writers import Record, ResultFolder, read_results, write_report
 
 ROOT = Path(__file__).parents[2]
-MODULES = ROOT / ".venv/foreign/node_modules"
+MODULES = ROOT / ".venv/foreign/npm/node_modules"
 IMAGES = 500
 
 
@@ -65,11 +65,15 @@ def copy(folder: Path, record: Record, number: int, more: float) -> None:
 @pytest.mark.slow
 def test_five_hundred_images(folder: Path) -> None:
     browser = shutil.which("chromium")
-    if browser is None or shutil.which("node") is None or not MODULES.is_dir():
+    if (
+        browser is None
+        or shutil.which("node") is None
+        or not (MODULES / "playwright-core").is_dir()
+    ):
         pytest.skip("needs chromium, node and 'make foreign'")
     path = write_report(folder)
     assert path.stat().st_size < 40e6
-    command = ["node", Path(__file__).with_name("browse_report.mjs"), browser, path]
+    command = [node, Path(__file__).with_name("browse_report.mjs"), browser, path]
     answer = subprocess.run(
         command, env=os.environ | {"NODE_PATH": str(MODULES)}, capture_output=True, check=True,
         timeout=300,

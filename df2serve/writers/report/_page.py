@@ -68,8 +68,8 @@ def write_report(
         _environment()
         .get_template("page.html")
         .stream(
-            style=Markup(style),  # noqa: S704 - ours
-            script=Markup(script),  # noqa: S704 - ours
+            style=Markup(style),
+            script=Markup(script),
             policy=_policy(style, script),
             run=run,
             version=__version__,
