@@ -20,6 +20,7 @@ from df2serve.cli.pull import pull
 from df2serve.cli.push import push
 from df2serve.cli.rank import rank
 from df2serve.cli.report import report
+from df2serve.cli.review import review
 
 __all__ = ["app", "main"]
 
@@ -49,7 +50,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, report, info, export, check, card, push, pull, doctor):
+for _verb in (demo, predict, rank, report, review, info, export, check, card, push, pull, doctor):
     app.command()(_verb)
 
 
