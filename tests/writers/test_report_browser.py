@@ -64,12 +64,8 @@ def copy(folder: Path, record: Record, number: int, more: float) -> None:
 
 @pytest.mark.slow
 def test_five_hundred_images(folder: Path) -> None:
-    browser = shutil.which("chromium")
-    if (
-        browser is None
-        or shutil.which("node") is None
-        or not (MODULES / "playwright-core").is_dir()
-    ):
+    browser, node = shutil.which("chromium"), shutil.which("node")
+    if browser is None or node is None or not (MODULES / "playwright-core").is_dir():
         pytest.skip("needs chromium, node and 'make foreign'")
     path = write_report(folder)
     assert path.stat().st_size < 40e6
