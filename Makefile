@@ -14,7 +14,7 @@ UV_INSTALL = $(UV) pip install --quiet --python .venv --constraint constraints.t
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: $(INSTALLED) ## train, evaluate, predict and rank on generated images, then name the table and the picture
+demo: $(INSTALLED) ## train, evaluate, predict and rank on generated images, then name the report
 	.venv/bin/df2serve demo
 
 test: $(INSTALLED) ## run the fast tests
