@@ -25,16 +25,35 @@ from df2serve_training.preflight import check_training_set
 from df2serve_training.settings import DataSettings, FoldSettings
 
 
-@pytest.fixture
-def results(predictor: Predictor, images: Path, tmp_path: Path) -> Path:
-    paths = list_images(images, pattern="**/*")
+@pytest.fixture(scope="module")
+def predicted(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images with a pixel size, one of them in a subfolder, and their results."""
+    root, rng = tmp_path_factory.mktemp("annotation"), np.random.default_rng(0)
+    (root / "images/day 2").mkdir(parents=True)
+    for name in ("1.tif", "2.tif", "day 2/1.tif"):
+        pixels = rng.integers(0, 255, (150, 90), dtype=np.uint8)
+        tifffile.imwrite(
+            root / "images" / name, pixels, imagej=True, resolution=(2, 4), metadata={"unit": "um"}
+        )
+    paths = list_images(root / "images", pattern="**/*")
     names = relative_names(paths)
-    folder = ResultFolder(tmp_path / "results", predictor.ensemble, predictor.config)
+    folder = ResultFolder(root / "results", predictor.ensemble, predictor.config)
     stream = predictor.predict_many(
         paths, consume=folder.write, opener=lambda path: open_image(path, name=names[Path(path)])
     )
     assert [outcome.error for outcome in stream] == [None] * 3
-    return tmp_path / "results"
+    return root
+
+
+@pytest.fixture
+def results(predicted: Path) -> Path:
+    return predicted / "results"
+
+
+@pytest.fixture
+def images(predicted: Path, tmp_path: Path) -> Path:
+    """A copy that tests may damage."""
+    return Path(shutil.copytree(predicted / "images", tmp_path / "images"))
 
 
 @pytest.fixture
@@ -200,7 +219,7 @@ def test_what_cannot_be_right_is_refused(handed: Path, tmp_path: Path) -> None:
     mask = mask_of(handed / "masks" / first).copy()
     mask[0, 0] = 3
     tifffile.imwrite(handed / "masks" / first, mask)
-    tifffile.imwrite(handed / "masks" / second, mask[:100])
+    tifffile.imwrite(handed / "masks" / second, mask[1:101])
     tifffile.imwrite(handed / "images" / third, mask)
     with pytest.raises(InputError, match="since 3 things are wrong") as error:
         accept_annotations(handed, tmp_path / "training")
