@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import tifffile
 from matplotlib.colors import to_rgb
 from PIL import Image as PillowImage
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -30,6 +31,7 @@ from df2serve.errors import DecodeError, InputError, SourceNotFoundError
 from df2serve.io import read_image
 from df2serve.testing import random_ensemble
 from df2serve.writers import Record, ResultFolder, RunInfo, read_results, write_report
+from df2serve.writers.report._pictures import _outlines, _reduced_mask
 from df2serve.writers.report._references import read_references
 from df2serve.writers.report._words import Place, reasons
 from df2serve_training._annotations import Annotation
@@ -170,10 +172,11 @@ def test_pictures_show_mask_image_and_uncertainty(folder: Path, page: LexborHTML
         assert np.abs(values - total).max() < 0.03 * run.largest_uncertainty
 
 
-def test_large_pictures_are_reduced(folder: Path, tmp_path: Path) -> None:
+def test_large_pictures_are_reduced(tmp_path: Path) -> None:
     """A small object of a large image keeps its outline."""
-    from df2serve.writers.report._pictures import _outlines
-
+    tall = np.random.default_rng(0).integers(0, 3, (4501, 40)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "mask.tif", tall)
+    assert np.array_equal(_reduced_mask(tmp_path / "mask.tif", (14, 1501)), tall[::3, ::3])
     mask = np.zeros((900, 1500), np.uint8)
     mask[400:410, 700:720] = 2
     outline = _outlines(mask, (150, 90))

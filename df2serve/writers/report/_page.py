@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import matplotlib as mpl
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
@@ -22,7 +22,7 @@ from df2serve.files import replacing
 from df2serve.writers.folder import read_results
 from df2serve.writers.preview import UNCERTAINTY_COLORS
 from df2serve.writers.records import RunInfo
-from df2serve.writers.report._charts import Axis, Histogram, histogram, span_chart
+from df2serve.writers.report._charts import Axis, histogram, span_chart
 from df2serve.writers.report._entries import Entry, entries_of
 from df2serve.writers.report._evaluation import read_evaluation
 from df2serve.writers.report._pictures import Pictures, draw_pictures, longest_side
@@ -31,6 +31,9 @@ from df2serve.writers.report._references import References, read_references
 __all__ = ["write_report"]
 
 _STOPS = 12
+"""Colors of the scale of uncertainty; browsers mix those between."""
+_BUFFERED = 16
+_DRAWN_AT_ONCE = 16
 _SHOWN_METRICS = ("dice", "map")
 
 
@@ -63,36 +66,37 @@ def write_report(
     judged = None if evaluation is None else read_evaluation(evaluation, run)
     entries = list(entries_of(root, records, run, references=references, evaluation=judged))
     ranges = judged.expert_ranges if judged else run.calibration.expert_ranges
+    axis = _axis(entries, run, references)
+    data = _data(entries, run, references) | {
+        "axis": axis.end,
+        "beside": target.resolve().parent == root.resolve(),
+    }
     style, script = _part("page.css"), _part("page.js")
-    page = (
-        _environment()
-        .get_template("page.html")
-        .stream(
-            style=Markup(style),
-            script=Markup(script),
-            policy=_policy(style, script),
-            run=run,
-            version=__version__,
-            entries=entries,
-            illustrated=zip(entries, _illustrations(root, entries, run), strict=True),
-            data=_data(entries, run, references, beside=target.resolve().parent == root.resolve()),
-            references=references,
-            axis=_axis(entries, run, references),
-            bars=_bars(entries, run, references),
-            summary=_summary(entries, run),
-            stops=_stops(),
-            settings=run.config.model_dump(mode="json"),
-            ranges=[row for row in ranges if row.metric in _SHOWN_METRICS],
-            spans=span_chart(list(judged.spans("dice").values())) if judged else None,
-        )
+    page = _template().stream(
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        run=run,
+        version=__version__,
+        entries=entries,
+        illustrated=zip(entries, _illustrations(root, entries, run), strict=True),
+        data=data,
+        references=references,
+        axis=axis,
+        bars=histogram([entry.u for entry in entries if entry.u is not None], axis),
+        summary=_summary(entries, run),
+        stops=_stops(),
+        settings=run.config.model_dump(mode="json"),
+        ranges=[row for row in ranges if row.metric in _SHOWN_METRICS],
+        spans=span_chart(list(judged.spans("dice").values())) if judged else None,
     )
     with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        page.enable_buffering(16)
+        page.enable_buffering(_BUFFERED)
         stream.writelines(page)
     return target
 
 
-def _environment() -> Environment:
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -101,7 +105,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    return environment
+    return environment.get_template("page.html")
 
 
 def _part(name: str) -> str:
@@ -123,7 +127,7 @@ def _policy(style: str, script: str) -> str:
 def _illustrations(folder: Path, entries: Sequence[Entry], run: RunInfo) -> Iterator[Pictures]:
     """Yield the pictures of all images; few of them are in memory at a time."""
     draw = partial(draw_pictures, folder, run=run, side=longest_side(len(entries)))
-    step = 16
+    step = _DRAWN_AT_ONCE
     with ThreadPoolExecutor() as pool:
         for first in range(0, len(entries), step):
             yield from pool.map(
@@ -131,18 +135,14 @@ def _illustrations(folder: Path, entries: Sequence[Entry], run: RunInfo) -> Iter
             )
 
 
-def _data(
-    entries: Sequence[Entry], run: RunInfo, references: References, *, beside: bool
-) -> dict[str, Any]:
+def _data(entries: Sequence[Entry], run: RunInfo, references: References) -> dict[str, Any]:
     """Return what the script needs."""
     return {
         "images": [entry.for_script() for entry in entries],
         "threshold": run.threshold.value if run.threshold else None,
-        "axis": _axis(entries, run, references).end,
         "levels": [(level.threshold, level.miss) for level in references.levels],
         "references": [(point.u, point.failed) for point in references.points],
         "failure": references.failure,
-        "beside": beside,
     }
 
 
@@ -152,11 +152,6 @@ def _axis(entries: Sequence[Entry], run: RunInfo, references: References) -> Axi
     values += [point.u for point in references.points]
     values += [run.threshold.value] if run.threshold else []
     return Axis.up_to(max(values, default=run.largest_uncertainty))
-
-
-def _bars(entries: Sequence[Entry], run: RunInfo, references: References) -> Histogram:
-    values = [entry.u for entry in entries if entry.u is not None]
-    return histogram(values, _axis(entries, run, references))
 
 
 def _summary(entries: Sequence[Entry], run: RunInfo) -> dict[str, str]:

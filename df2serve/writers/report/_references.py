@@ -54,13 +54,14 @@ class References:
     points: tuple[ReferencePoint, ...]
     levels: tuple[Level, ...]
     """By increasing threshold; none where nothing is promised."""
-    _chosen: tuple[Reference, ...]
+    chosen: tuple[Reference, ...]
+    """The references themselves."""
 
     def place(self, score: str, value: float, *, sha256: str | None) -> Place | None:
         """Return where a score lies among those of the references, its own image left out."""
         others = [
             found.scores[score]
-            for found in self._chosen
+            for found in self.chosen
             if score in found.scores and found.image_sha256 != sha256
         ]
         below = sum(other < value for other in others)
@@ -81,12 +82,19 @@ def read_references(run: RunInfo) -> References:
             f"The ensemble's reference images were predicted with other settings ({changed}), so "
             "that neither their scores nor the threshold of the ensemble apply here."
         )
-        return References(None, "", meaning, (), (), ())
+        return References(kind=None, failure="", meaning=meaning, points=(), levels=(), chosen=())
     chosen = tuple(item for item in calibration.references if item.kind == kind)
     rule = threshold or calibration.failure_bound
     if rule is None:
         meaning = _NONE if kind is None else "No reference image has a quality to judge by."
-        return References(kind, "", meaning, _points(chosen, "", 0.0), (), chosen)
+        return References(
+            kind=kind,
+            failure="",
+            meaning=meaning,
+            points=_points(chosen, "", 0.0),
+            levels=(),
+            chosen=chosen,
+        )
     levels: tuple[Level, ...] = ()
     if threshold is not None and threshold.level is not None:
         levels = _levels(chosen, threshold.metric, threshold.required) or (
@@ -98,7 +106,7 @@ def read_references(run: RunInfo) -> References:
         meaning=f"{rule.meaning[:1].upper()}{rule.meaning[1:]}.",
         points=_points(chosen, rule.metric, rule.required),
         levels=levels,
-        _chosen=chosen,
+        chosen=chosen,
     )
 
 
