@@ -17,11 +17,18 @@ page.on("pageerror", (error) => complaints.push(String(error)));
 page.on("request", (request) => !/^(data|file):/.test(request.url()) && complaints.push(request.url()));
 page.on("dialog", (dialog) => { complaints.push(`dialog ${dialog.message()}`); dialog.dismiss(); });
 
-await page.goto(pathToFileURL(file).href);
-await page.waitForTimeout(300);
-const firstPaint = await page.evaluate(
-  () => performance.getEntriesByName("first-contentful-paint")[0].startTime,
-);
+// milliseconds until something is seen, the best of three: other programs may be running
+const paints = [];
+for (let run = 0; run < 3; run++) {
+  await page.goto(pathToFileURL(file).href);
+  paints.push(await page.evaluate(() => new Promise((done) => {
+    new PerformanceObserver((list) => {
+      const paint = list.getEntriesByName("first-contentful-paint");
+      if (paint.length) done(paint[0].startTime);
+    }).observe({ type: "paint", buffered: true });
+  })));
+}
+const firstPaint = Math.min(...paints);
 
 // milliseconds of work of the page's thread, whatever else the machine does, until an action is drawn
 const client = await page.context().newCDPSession(page);
