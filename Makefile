@@ -56,7 +56,7 @@ foreign: .venv/foreign .venv/foreign/ij.jar .venv/foreign/npm/node_modules/playw
 
 # Chromium reads reports in tests, which skip where it or node cannot be had
 .venv/foreign/npm/node_modules/playwright-core: | .venv/foreign
-	command -v chromium || apt-get install -y --no-install-recommends chromium || \
+	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium || \
 		echo "no Chromium: apt-get cannot install chromium"
 	npm install --silent --no-audit --no-fund --prefix .venv/foreign/npm playwright-core@1.65.1 || \
 		echo "no playwright-core: npm cannot install it"

@@ -141,8 +141,6 @@ def _compared(
 
 def _collisions(path: Path, sha256: str) -> Iterator[str]:
     """Yield what is in the way of a new file: other files of its name, whatever their type."""
-    if not path.parent.is_dir():
-        return
     stem = path.stem.casefold()
     for other in sorted(path.parent.iterdir()):
         if other.name.startswith(".") or other.stem.casefold() != stem:
