@@ -19,6 +19,8 @@ from df2serve.cli.predict import predict
 from df2serve.cli.pull import pull
 from df2serve.cli.push import push
 from df2serve.cli.rank import rank
+from df2serve.cli.report import report
+from df2serve.cli.review import review
 from df2serve.cli.rois import rois
 from df2serve.cli.run import run
 
@@ -50,7 +52,21 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, export, check, run, card, push, pull, doctor):
+for _verb in (
+    demo,
+    predict,
+    rank,
+    report,
+    review,
+    info,
+    export,
+    check,
+    run,
+    card,
+    push,
+    pull,
+    doctor,
+):
     app.command()(_verb)
 app.add_typer(rois, name="rois")
 

@@ -54,6 +54,7 @@ def demo(
                                  "--calibrate"]),
         (None, ["predict", ensemble, output / "new/images", "-o", output / "results", "--resume"]),
         (None, ["rank", output / "results"]),
+        (None, ["report", output / "results", "--evaluation", output / "evaluation"]),
     )  # fmt: skip
     for made, words in steps:
         arguments = [str(word) for word in words]

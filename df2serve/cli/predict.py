@@ -47,6 +47,9 @@ def predict(
     geojson: Annotated[
         bool, typer.Option("--geojson", help="Write objects for QuPath as well.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the review list as a page.")
+    ] = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with results; reuse those that are whole.")
     ] = False,
@@ -126,7 +129,7 @@ def predict(
                 outcomes[name] = outcome
                 progress.finish(name)
         runner = predictor.engine.runners[0].info
-    _report(results, outcomes, runner, as_json=as_json)
+    _report(results, outcomes, runner, page=report, as_json=as_json)
 
 
 def _config(recommended: InferenceConfig, name: str | None) -> InferenceConfig:
@@ -181,10 +184,17 @@ def _report(
     outcomes: Mapping[str, Outcome[Written]],
     runner: RunnerInfo,
     *,
+    page: bool,
     as_json: bool,
 ) -> None:
-    """Write the table of scores, tell what happened, and exit with an error if images failed."""
-    from df2serve.writers import failure_row, score_row, write_instance_table, write_table
+    """Write tables and page, tell what happened, and exit with an error if images failed."""
+    from df2serve.writers import (
+        failure_row,
+        score_row,
+        write_instance_table,
+        write_report,
+        write_table,
+    )
 
     failures = {name: outcome.error for name, outcome in outcomes.items() if outcome.error}
     written = [outcome.result for outcome in outcomes.values() if outcome.result]
@@ -193,6 +203,7 @@ def _report(
     _, spreadsheet = write_table(rows, results.target / "scores")
     if with_objects := [item.record for item in written if item.record.instances]:
         write_instance_table(results.target, with_objects)
+    path = write_report(results.target) if page and written else None
     for name, error in failures.items():
         say(f"error: {error}" if name in str(error) else f"error: {name}: {error}")
     if as_json:
@@ -206,6 +217,8 @@ def _report(
         )
     else:
         _summarize(results, written, runner, spreadsheet)
+        if path:
+            typer.echo(f"report: {path}")
     if failures:
         sys.exit(max(error.exit_code for error in failures.values()))
 

@@ -28,6 +28,7 @@ __all__ = [
     "fit_temperature",
     "id_p_value",
     "mid_rank",
+    "miss_level",
     "negative_log_likelihood",
     "tempered",
 ]
@@ -145,6 +146,48 @@ def failure_threshold(
             sum(quality < required for quality in selected), len(selected), confidence=0.95
         ),
     )
+
+
+def miss_level(
+    scores: Sequence[float],
+    qualities: Sequence[float],
+    *,
+    required: float,
+    threshold: float,
+    groups: Sequence[Hashable] | None = None,
+) -> float | None:
+    """Return the chance of a failing image to escape a threshold, at most.
+
+    This is the way back from :func:`failure_threshold`: the smallest level at which it gives at
+    least this threshold. It holds for a level that was chosen before the new images were seen.
+
+    Args:
+        scores: risk scores of the references.
+        qualities: quality of each prediction, in the same order.
+        required: quality below which a prediction has failed (the paper's τ).
+        threshold: score from which on predictions are reviewed.
+        groups: what each reference belongs to; every image stands for itself when absent.
+
+    Returns:
+        A chance in (0, 1]; 1 above the scores of all failing references. ``None`` when no
+        prediction failed.
+
+    Raises:
+        InputError: the lists differ in length.
+
+    Example:
+        >>> scores, qualities = [0.1, 0.4, 0.6, 0.7], [0.9, 0.7, 0.5, 0.3]
+        >>> [miss_level(scores, qualities, required=0.8, threshold=t) for t in (0.2, 0.5, 0.8)]
+        [0.25, 0.5, 1.0]
+    """
+    _require_same_length(scores, qualities, groups)
+    owners = range(len(scores)) if groups is None else groups
+    failing = [index for index, quality in enumerate(qualities) if quality < required]
+    if not failing:
+        return None
+    sizes = Counter(owners[index] for index in failing)
+    below = sum(1 / sizes[owners[index]] for index in failing if scores[index] < threshold)
+    return (math.ceil(below - _ROUNDING) + 1) / (len(sizes) + 1)
 
 
 def failure_rate_bound(successes: int) -> float:

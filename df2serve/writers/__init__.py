@@ -6,6 +6,7 @@ from df2serve.writers.folder import ResultFolder, Written, read_results
 from df2serve.writers.geojson import geojson
 from df2serve.writers.instances import write_instance_table
 from df2serve.writers.records import Record, RunInfo
+from df2serve.writers.report import write_report
 from df2serve.writers.rois import roi_zip
 from df2serve.writers.tables import failure_row, ranking_rows, score_row, write_changes, write_table
 from df2serve.writers.tiff import TiffRowWriter, write_labels, write_mask
@@ -28,5 +29,6 @@ __all__ = [
     "write_instance_table",
     "write_labels",
     "write_mask",
+    "write_report",
     "write_table",
 ]

@@ -41,6 +41,7 @@ _PLACES: dict[OutputKind, str] = {
     "mask": "masks/{}.tif",
     "uncertainty": "uncertainty/{}.tif",
     "probabilities": "probabilities/{}.tif",
+    "image": "previews/{}.jpg",
     "overlay": "previews/{}.png",
     "picture": "uncertainty/{}.png",
     "labels": "labels/{}.tif",
@@ -241,7 +242,7 @@ class ResultFolder:
             and image.axes == provenance.image_axes
             and image.selection == provenance.selection
             and image.pixel_size_um == provenance.pixel_size_um
-            and all(layer.kind in record.files for layer in self._layers)
+            and all(kind in record.files for kind in self._kinds())
             and (self._instances is None or record.instances is not None)
             and all(kind in record.files for kind in self._shapes)
         )
@@ -257,11 +258,15 @@ class ResultFolder:
     def _record_path(self, name: str) -> Path:
         return self.target / _RECORDS / f"{name}.json"
 
+    def _kinds(self) -> list[OutputKind]:
+        """Return what is written of every image, except objects."""
+        return [*(layer.kind for layer in self._layers), "image", "overlay", "picture"]
+
     def _write_pixels(
         self, files: Staging, name: str, stream: PredictionStream
     ) -> tuple[dict[OutputKind, Path], InstanceCount | None]:
         """Write everything but the record; return the files' final places and count objects."""
-        kinds: list[OutputKind] = [*(layer.kind for layer in self._layers), "overlay", "picture"]
+        kinds = self._kinds()
         if self._instances is not None:
             kinds += ["labels", "instances", *self._shapes]
         targets = {kind: self.target / _PLACES[kind].format(name) for kind in kinds}
@@ -288,6 +293,7 @@ class ResultFolder:
                 preview.append(band)
                 if objects:
                     objects.append(band)
+        preview.save_image(files.path(targets["image"]))
         preview.save_overlay(files.path(targets["overlay"]))
         preview.save_uncertainty(files.path(targets["picture"]))
         if not objects:

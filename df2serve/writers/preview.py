@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ UNCERTAINTY_COLORS = "inferno"
 _LONGEST_SIDE = 2048
 _CONTRAST = (0.5, 99.8)
 """Percentiles of the intensities that become black and white."""
+_JPEG_QUALITY = 90
 _TWO_CHANNELS = np.array([[0, 1, 0], [1, 0, 1]], np.float32)
 """Green and magenta."""
 
 
 class Preview:
-    """Gathers the pixels of both pictures while a prediction goes by.
+    """Gathers the pixels of the pictures while a prediction goes by.
 
     Images with a side beyond 2048 pixels are shown by every second, third, … row and column.
     """
@@ -59,13 +61,17 @@ class Preview:
         pixels = self._image[slice(min(channels, 3)), slice(band.top, below), slice(width)]
         self._parts.append((pixels[every], band.mask[every], band.total[every]))
 
+    def save_image(self, path: Path) -> None:
+        """Write the image alone, as JPEG."""
+        _picture(self._displayed).save(path, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+
     def save_overlay(self, path: Path) -> None:
         """Write the image with the outlines of the classes, as PNG."""
-        picture = _displayed(np.concatenate([part[0] for part in self._parts], axis=1))
+        picture = self._displayed.copy()
         mask = np.concatenate([part[1] for part in self._parts])
         outline = find_boundaries(mask, mode="inner")  # type: ignore[no-untyped-call]
         picture[outline] = self._colors[mask[outline]]
-        PillowImage.fromarray((picture * 255).round().astype(np.uint8)).save(path, "PNG")
+        _picture(picture).save(path, "PNG")
 
     def save_uncertainty(self, path: Path) -> None:
         """Write the total uncertainty in color, as PNG; the same color means the same value."""
@@ -77,6 +83,14 @@ class Preview:
         text = PngInfo()
         text.add_text("Description", f"total uncertainty, darkest 0, brightest {self._largest:g}")
         picture.save(path, "PNG", pnginfo=text)
+
+    @cached_property
+    def _displayed(self) -> NDArray[np.float32]:
+        return _displayed(np.concatenate([part[0] for part in self._parts], axis=1))
+
+
+def _picture(colors: NDArray[np.float32]) -> PillowImage.Image:
+    return PillowImage.fromarray((colors * 255).round().astype(np.uint8))
 
 
 def _displayed(pixels: NDArray[Any]) -> NDArray[np.float32]:

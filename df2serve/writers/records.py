@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError
 
-from df2serve.artifact import Ensemble, ReviewThreshold
+from df2serve.artifact import Calibration, Ensemble, ReviewThreshold
 from df2serve.artifact.manifest import ClassInfo
 from df2serve.config import Frozen, InferenceConfig, InstanceConfig, describe_validation_error
 from df2serve.core.scores import ImageScores
@@ -29,7 +29,16 @@ __all__ = [
 ShapeKind: TypeAlias = Literal["rois", "geojson"]
 """Outlines of objects, for ImageJ and for QuPath."""
 OutputKind: TypeAlias = (
-    Literal["mask", "uncertainty", "probabilities", "overlay", "picture", "labels", "instances"]
+    Literal[
+        "mask",
+        "uncertainty",
+        "probabilities",
+        "image",
+        "overlay",
+        "picture",
+        "labels",
+        "instances",
+    ]
     | ShapeKind
 )
 M = TypeVar("M", bound=Frozen)
@@ -61,8 +70,9 @@ class Record(Frozen):
     name: str
     """Name of the result, unique in its folder."""
     files: dict[OutputKind, OutputFile]
-    """``mask``, ``uncertainty``; pictures of both for people; on request ``probabilities``, and
-    ``labels`` with their table ``instances``, ``rois`` and ``geojson``."""
+    """``mask``, ``uncertainty``; pictures for people (``image``, ``overlay`` with the outlines of
+    the mask, ``picture`` of the uncertainty); on request ``probabilities``, and ``labels`` with
+    their table ``instances``, ``rois`` and ``geojson``."""
     scores: ImageScores
     provenance: Provenance
     seconds: float
@@ -92,6 +102,8 @@ class RunInfo(Frozen):
     """Names of the image's channels in order."""
     instances: InstanceConfig | None = None
     """How masks are divided into objects, where that was asked for."""
+    calibration: Calibration = Calibration()
+    """What the ensemble knows of reference images."""
 
     @property
     def largest_uncertainty(self) -> float:
@@ -116,6 +128,7 @@ class RunInfo(Frozen):
             threshold=ensemble.calibration.threshold("u"),
             channels=tuple(channel.name for channel in manifest.channels),
             instances=instances,
+            calibration=ensemble.calibration,
         )
 
 

@@ -21,8 +21,11 @@ def test_the_whole_way(df2serve, ensemble: Ensemble, images: Path, tmp_path: Pat
     assert "2 images: Tiny ensemble, torch" in finished.out
     assert f"df2serve rank {out}" in finished.out
     assert {path.name for path in out.iterdir()} == {
-        "masks", "previews", "records", "run.json", "scores.csv", "scores.xlsx", "uncertainty",
+        "masks", "previews", "records", "report.html", "run.json", "scores.csv", "scores.xlsx",
+        "uncertainty",
     }  # fmt: skip
+
+    assert f"report: {out / 'report.html'}" in finished.out
 
     finished = df2serve("rank", out)
     assert finished.code == 0
@@ -37,6 +40,19 @@ def test_the_whole_way(df2serve, ensemble: Ensemble, images: Path, tmp_path: Pat
     threshold = by_u[0].scores.u
     ranked = json.loads(df2serve("rank", out, "--threshold", threshold, "--json").out)
     assert [row["needs_review"] for row in ranked["images"]] == [True, False]
+
+
+def test_report(df2serve, ensemble: Ensemble, images: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    finished = df2serve("predict", ensemble.source, images, "-o", out, "--no-report")
+    assert finished.code == 0
+    assert "report:" not in finished.out
+    assert not (out / "report.html").exists()
+    assert df2serve("report", out, "-o", page).out == f"report: {page}\n"
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    finished = df2serve("report", out, "--evaluation", tmp_path)
+    assert finished.code == 2
+    assert "holds no evaluation; give a folder that 'df2serve evaluate' has written" in finished.err
 
 
 def test_objects(df2serve, ensemble: Ensemble, images: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from df2serve.core.calibration import (
     fit_temperature,
     id_p_value,
     mid_rank,
+    miss_level,
     negative_log_likelihood,
     tempered,
 )
@@ -245,3 +246,51 @@ def test_certain_errors_have_a_finite_loss() -> None:
     assert 1 < fit_temperature(probs, classes) <= 20
     with pytest.raises(InputError, match="no pixels"):
         fit_temperature(probs[..., :0], classes[:0])
+
+
+# -- levels of any threshold --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_failing_images_escape_a_chosen_rank_as_often_as_stated(rank: int) -> None:
+    """Without ``failure_threshold``: the k-th smallest of the known scores is the threshold."""
+    failing = 5
+    rng = np.random.default_rng(rank)
+    escaped, stated = 0, 0.0
+    for new, *known in rng.normal(size=(DRAWS, failing + 1)).tolist():
+        threshold = sorted(known)[rank - 1]
+        level = miss_level(known, [0.0] * failing, required=0.5, threshold=threshold)
+        assert level is not None
+        escaped, stated = escaped + (new < threshold), level
+    assert stated == pytest.approx(rank / 6)
+    assert escaped / DRAWS == pytest.approx(stated, abs=3.5 * np.sqrt(0.25 / DRAWS))
+
+
+@given(
+    references=st.lists(
+        st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 3)), min_size=1, max_size=12
+    ),
+    wanted=st.floats(0.02, 0.98),
+)
+def test_levels_and_thresholds_are_two_ways_to_say_the_same(
+    references: list[tuple[int, bool, int]], wanted: float
+) -> None:
+    scores = [float(score) for score, _, _ in references]
+    qualities = [0.0 if failed else 1.0 for _, failed, _ in references]
+    for groups in (None, [group for _, _, group in references]):
+        found = failure_threshold(scores, qualities, required=0.5, miss_level=wanted, groups=groups)
+        levels = [
+            miss_level(scores, qualities, required=0.5, threshold=value, groups=groups)
+            for value in (-1.0, *sorted(scores), 7.0)
+        ]
+        if found is None:
+            assert set(levels) == {None}
+            continue
+        assert levels == sorted(levels)
+        assert levels[-1] == 1.0
+        own = miss_level(scores, qualities, required=0.5, threshold=found.value, groups=groups)
+        assert own <= found.level + 1e-12
+        above = miss_level(
+            scores, qualities, required=0.5, threshold=found.value + 0.5, groups=groups
+        )
+        assert above > found.level

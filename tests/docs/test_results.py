@@ -62,9 +62,9 @@ def test_columns_of_objects(results: Path) -> None:
 
 
 def test_files(results: Path) -> None:
-    described = set(re.findall(r"[\w/]+\.(?:json|tif|png|csv|xlsx|zip|geojson)", tree()))
+    described = set(re.findall(r"[\w/]+\.(?:json|tif|jpg|png|csv|xlsx|zip|geojson|html)", tree()))
     written = {path.relative_to(results).as_posix() for path in results.rglob("*.*")}
-    assert written | {"ranking.png"} == described
+    assert written | {"ranking.png", "report.html"} == described
 
 
 def tree() -> str:

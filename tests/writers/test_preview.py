@@ -49,6 +49,19 @@ def test_outlines_have_the_colors_of_their_classes(
     assert np.array_equal(blue[:, 13:], edge[:, 13:] == 1)
 
 
+def test_the_image_alone(tmp_path: Path) -> None:
+    image = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (3, 30, 1))
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:15, 3:12] = 1
+    preview = Preview(image, colors=COLORS, largest=1)
+    preview.append(band(0, mask))
+    preview.save_image(tmp_path / "image.jpg")
+    preview.save_overlay(tmp_path / "overlay.png")
+    alone = saved(tmp_path / "image.jpg")
+    assert np.abs(alone - np.moveaxis(image, 0, -1).astype(float)).max() < 8
+    assert (saved(tmp_path / "overlay.png") == [255, 0, 0]).all(axis=2).any()
+
+
 def test_a_constant_image_is_shown(tmp_path: Path) -> None:
     preview = Preview(np.full((1, 9, 9), 7, np.uint16), colors=COLORS, largest=1)
     preview.append(band(0, np.zeros((9, 9), np.uint8)))
