@@ -77,7 +77,7 @@ class MemberAgreement:
 
     def _distance(self, dice: Float64[np.ndarray, "k n"]) -> float | None:
         """Return 1 - mean over the classes that a mask has, and over pairs."""
-        if self._shared.shape[1] <= 2:  # noqa: PLR2004
+        if self._shared.shape[1] <= 2:
             return None
         present = np.einsum("kmm->k", self._shared) > 0
         return float(1 - dice[present].mean()) if present.any() else 0.0
@@ -87,4 +87,7 @@ def _dice(shared: Int64[np.ndarray, "m m"]) -> Float64[np.ndarray, "m m"]:
     """Return the Dice scores of all pairs of masks above the diagonal; 1 where both are empty."""
     areas = np.diagonal(shared)
     both = areas[:, None] + areas
-    return np.divide(2.0 * shared, both, out=np.ones(shared.shape), where=both > 0)
+    scores: Float64[np.ndarray, "m m"] = np.divide(
+        2.0 * shared, both, out=np.ones(shared.shape), where=both > 0
+    )
+    return scores

@@ -28,10 +28,10 @@ _ROUNDING = 1e-9
 _FEWEST = 2
 """References that a curve goes through."""
 
-Pool = Float64[np.ndarray, "*draws n s"]
 
-
-def pooled_rank_p_values(pool: Pool) -> Float64[np.ndarray, "*draws"]:
+def pooled_rank_p_values(
+    pools: Float64[np.ndarray, "pool image score"],
+) -> Float64[np.ndarray, " pool"]:
     """Return how often an image of the references' kind looks as odd in any of several scores.
 
     Every score is ranked among the references and the new image together, and an image counts by
@@ -40,11 +40,11 @@ def pooled_rank_p_values(pool: Pool) -> Float64[np.ndarray, "*draws"]:
     the smallest of separate p-values would have no such level.
 
     Args:
-        pool: scores, higher is worse, axes (image, score); the last image is the new one. Leading
-            axes are independent draws.
+        pools: scores, higher is worse, axes (pool, image, score); the last image of every pool is
+            the new one, the others are references.
 
     Returns:
-        Multiples of ``1 / images`` in (0, 1].
+        One p-value per pool, multiples of ``1 / images`` in (0, 1].
 
     Source:
         Vovk et al. 2005, "Algorithmic Learning in a Random World": a conformal p-value of a
@@ -52,15 +52,14 @@ def pooled_rank_p_values(pool: Pool) -> Float64[np.ndarray, "*draws"]:
 
     Example:
         >>> references = np.array([[0.1, 0.3], [0.2, 0.1], [0.3, 0.2]])
-        >>> float(pooled_rank_p_values(np.vstack([references, [0.25, 0.9]])))
-        0.25
-        >>> float(pooled_rank_p_values(np.vstack([references, [0.0, 0.0]])))
-        1.0
+        >>> pools = [np.vstack([references, new]) for new in ([0.25, 0.9], [0.0, 0.0])]
+        >>> pooled_rank_p_values(np.stack(pools))
+        array([0.25, 1.  ])
     """
-    images, scores = pool.shape[-2:]
-    ranks = stats.rankdata(pool, axis=-2)
-    combined = ranks.max(axis=-1) * (scores * images + 1) + ranks.sum(axis=-1)
-    shares: Float64[np.ndarray, "*draws"] = np.mean(combined >= combined[..., -1:], axis=-1)
+    images, scores = pools.shape[1:]
+    ranks = stats.rankdata(pools, axis=1)
+    combined = ranks.max(axis=2) * (scores * images + 1) + ranks.sum(axis=2)
+    shares: Float64[np.ndarray, " pool"] = np.mean(combined >= combined[:, -1:], axis=1)
     return shares
 
 

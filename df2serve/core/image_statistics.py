@@ -7,12 +7,13 @@ those of the reference images, say why.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
 
+from df2serve.core.scores import ImageScores
 from df2serve.types import ImageArray
 
 __all__ = [
@@ -137,15 +138,33 @@ def deviations(
 
 
 def named_statistics(
-    channels: Sequence[ChannelStatistics], names: Sequence[str]
-) -> Iterator[tuple[str, float]]:
-    """Yield the statistics of all channels under names for people."""
-    for channel, name in zip(channels, names, strict=True):
-        yield f"dark level of {name}", channel.dark
-        yield f"median of {name}", channel.middle
-        yield f"bright level of {name}", channel.bright
-        yield f"saturated share of {name}", channel.saturated
-        yield f"sharpness of {name}", channel.sharpness
+    channels: Sequence[ChannelStatistics], scores: ImageScores, *, names: Sequence[str], pixels: int
+) -> dict[str, float]:
+    """Return everything that tells why an image is odd, under names for people.
+
+    Args:
+        channels: of the image.
+        scores: of the prediction.
+        names: of the channels.
+        pixels: number of the image's pixels.
+    """
+    named = {
+        f"{what} of {name}": value
+        for channel, name in zip(channels, names, strict=True)
+        for what, value in (
+            ("dark level", channel.dark),
+            ("background level", channel.middle),
+            ("bright level", channel.bright),
+            ("saturated share", channel.saturated),
+            ("sharpness", channel.sharpness),
+        )
+    }
+    named["share of foreground"] = scores.foreground_fraction
+    if scores.components is not None:
+        named["number of objects per megapixel"] = 1e6 * scores.components / pixels
+    if scores.median_component_px is not None:
+        named["median object size in pixels"] = scores.median_component_px
+    return named
 
 
 def _statistics(values: Float32[np.ndarray, " n"], step: float) -> ChannelStatistics:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from df2serve.backends import RunnerInfo
 from df2serve.config import InferenceConfig
-from df2serve.core.image_statistics import ChannelStatistics
 from df2serve.core.scores import ImageScores
 from df2serve.io import PixelSize, Selection
 from df2serve.types import MaskArray, PixelMap, ProbMap
@@ -80,8 +79,8 @@ class Summary:
     """What is known once the last row is final."""
 
     scores: ImageScores
-    statistics: tuple[ChannelStatistics, ...]
-    """What the image looks like, channel by channel."""
+    statistics: dict[str, float]
+    """What the image looks like, by name: see :mod:`df2serve.core.image_statistics`."""
     provenance: Provenance
     seconds: float
     """Wall-clock time from the first tile to the last row."""

@@ -232,6 +232,7 @@ class _Run:
             uncertainty=prediction.total,
             probs=prediction.probs,
             group=self.data.groups.get(pair.name),
+            statistics=prediction.summary.statistics,
         )
 
 
