@@ -15,7 +15,7 @@ from df2serve.core.agreement import MemberAgreement
 from df2serve.core.components import ComponentCounter
 from df2serve.types import AnyMask, PixelMap, ProbMap, ValidMap
 
-__all__ = ["SCORES", "EmptyRule", "ImageScores", "ScoreAccumulator", "ScoreName"]
+__all__ = ["OOD_SCORES", "SCORES", "EmptyRule", "ImageScores", "ScoreAccumulator", "ScoreName"]
 
 ScoreName: TypeAlias = Literal[
     "u",
@@ -30,6 +30,9 @@ ScoreName: TypeAlias = Literal[
 
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 """All of them; higher is worse."""
+
+OOD_SCORES: tuple[ScoreName, ...] = ("u", "u_epistemic", "u_top", "one_minus_pairwise_dice")
+"""Those that tell together whether an image is out of distribution."""
 
 EmptyRule: TypeAlias = Literal["largest", "absent"]
 

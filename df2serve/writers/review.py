@@ -13,21 +13,19 @@ from df2serve.artifact.manifest import Reference
 from df2serve.config import RankingName, ReviewConfig
 from df2serve.core.calibration import mid_rank
 from df2serve.core.conformal import (
+    Oddness,
     QualityForecast,
     benjamini_hochberg,
     forecast_quality,
-    pooled_rank_p_values,
+    measure_oddness,
 )
 from df2serve.core.image_statistics import Deviation, deviations
 from df2serve.core.ranking import ScoredImage, rank
-from df2serve.core.scores import ImageScores, ScoreName
+from df2serve.core.scores import OOD_SCORES, ImageScores, ScoreName
 from df2serve.errors import ConfigError
 from df2serve.writers.records import Record, RunInfo
 
-__all__ = ["OOD_SCORES", "SCORE_TITLES", "ReviewList", "ReviewPlace", "review"]
-
-OOD_SCORES: tuple[ScoreName, ...] = ("u", "u_epistemic", "u_top", "one_minus_pairwise_dice")
-"""Scores that tell together whether an image is out of distribution."""
+__all__ = ["SCORE_TITLES", "ReviewList", "ReviewPlace", "review"]
 
 SCORE_TITLES = {
     "u": "U",
@@ -111,16 +109,6 @@ def review(
 
 
 @dataclass(frozen=True)
-class _Oddness:
-    """How unlike the references an image is in several scores at once."""
-
-    p_value: float
-    distance: float
-    """Mean over scores of the distance to the references' median in their interquartile ranges;
-    decides among images that are odder than every reference."""
-
-
-@dataclass(frozen=True)
 class _References:
     """References of one kind."""
 
@@ -137,7 +125,7 @@ class _References:
         known = [row.scores[score] for row in self.rows if score in row.scores]
         return None if value is None else mid_rank(value, known)
 
-    def oddness(self, scores: ImageScores) -> _Oddness | None:
+    def oddness(self, scores: ImageScores) -> Oddness | None:
         """Compare an image in all scores that it and all references have."""
         new = scores.defined
         names = [
@@ -147,12 +135,8 @@ class _References:
         ]
         if not names or not self.rows:
             return None
-        known = np.array([[row.scores[name] for name in names] for row in self.rows])
-        own = np.array([new[name] for name in names])
-        low, middle, high = np.percentile(known, [25, 50, 75], axis=0)
-        spread = np.maximum(high - low, np.finfo(np.float32).eps)
-        (p_value,) = pooled_rank_p_values(np.vstack([known, own])[None])
-        return _Oddness(float(p_value), float(np.mean((own - middle) / spread)))
+        known = [[row.scores[name] for name in names] for row in self.rows]
+        return measure_oddness(np.array([new[name] for name in names]), np.array(known))
 
     def forecast(self, score: str, level: float) -> QualityForecast | None:
         """Learn which Dice score goes with a score; nothing is promised by out-of-fold images."""

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from df2serve.artifact import Calibration
     from df2serve_training.dataset import TrainingSet
     from df2serve_training.evaluate import Evaluation
+    from df2serve_training.evidence import Evidence
     from df2serve_training.ground_truth import GroundTruthReport, GroundTruthWarning
     from df2serve_training.history import StepReport
     from df2serve_training.recipe import Recipe
     from df2serve_training.settings import JobSettings
 
-__all__ = ["compare", "evaluate", "find_rate", "gt", "register", "train"]
+__all__ = ["compare", "evaluate", "evidence", "find_rate", "gt", "register", "train"]
 
 _WARNINGS_SHOWN = 5
 
@@ -48,7 +49,7 @@ _Table = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (gt, train, find_rate, evaluate, compare):
+    for verb in (gt, train, find_rate, evaluate, compare, evidence):
         app.command()(verb)
 
 
@@ -300,6 +301,77 @@ def compare(
             )
     if alike.mean.dice is not None:
         typer.echo(f"masks of {alike.runs} runs agree with each other: Dice {alike.mean.dice:.3f}")
+
+
+def evidence(
+    ensemble: Annotated[
+        str, typer.Argument(help="Ensemble: a folder, a zip file or hf://org/name[@revision].")
+    ],
+    groups: Annotated[
+        list[str],
+        typer.Argument(
+            help="NAME=IMAGES or NAME=IMAGES,MASKS[,KIND] with folders; ordinary images first."
+        ),
+    ],
+    output: _Output,
+    *,
+    preset: Annotated[str | None, typer.Option(help="accurate, fast or deepflash2.")] = None,
+    views: Annotated[int | None, typer.Option(help="Test-time views: 1, 4 or 8.")] = None,
+    required: Annotated[
+        float | None, typer.Option(help="A lower Dice score is a failure: the paper's tau.")
+    ] = None,
+    out_of_fold: Annotated[
+        bool,
+        typer.Option(
+            "--out-of-fold", help="Compare each member with itself, on images that are new to it."
+        ),
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+) -> None:
+    """Measure which ranking finds odd images and failures, on groups of images."""
+    from df2serve.artifact import load_ensemble
+    from df2serve.config import RuntimeConfig
+    from df2serve.config import preset as named
+    from df2serve_training.evidence import EvidenceSettings, examine, parse_group
+
+    opened = load_ensemble(ensemble)
+    recommended = named(preset) if preset else opened.manifest.inference
+    chosen = [parse_group(text, num_classes=opened.manifest.num_classes) for text in groups]
+    with _progress() as bar:
+        task = bar.add_task("examining", total=None)
+        found = examine(
+            opened,
+            chosen,
+            target=output,
+            settings=EvidenceSettings().updated(required=required),
+            config=recommended.updated(views=views),
+            runtime=RuntimeConfig().updated(device=device),
+            out_of_fold=out_of_fold,
+            listener=lambda step: bar.update(
+                task, completed=step.done, total=step.total, description=step.source
+            ),
+        )
+    _tell_evidence(found, output)
+
+
+def _tell_evidence(found: Evidence, output: Path) -> None:
+    """Tell people how well every score does on every group."""
+    for remark in found.remarks:
+        typer.echo(f"note: {remark}", err=True)
+    for odd in found.detection:
+        typer.echo(
+            f"{odd.group}: {odd.score} AUROC {odd.auroc:.3f} ({odd.low:.3f} to {odd.high:.3f})"
+        )
+    for row in found.failures:
+        typer.echo(
+            f"{row.group}: {row.score} AURC {row.aurc:.3f} ({row.low:.3f} to {row.high:.3f}), "
+            f"{row.failing} of {row.images} failed"
+        )
+    for claim in found.coverage:
+        typer.echo(
+            f"{claim.claim} by {claim.score}: {claim.found:.3f} where {claim.level:.3f} is stated"
+        )
+    typer.echo(f"tables and figures: {output}")
 
 
 def _shown(bar: Progress) -> Callable[[StepReport], None]:
