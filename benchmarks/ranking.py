@@ -48,7 +48,8 @@ SCORES = {
     "one_minus_expected_dice": "1 - expected Dice",
     "one_minus_pairwise_dice": "1 - pairwise Dice",
     "one_minus_member_dice": "1 - member Dice",
-    "ood": "ood (several)",
+    "looks": "looks of the image",
+    "ood": "ood (several and looks)",
 }
 
 
@@ -190,7 +191,7 @@ def _better(value: float, low: float) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 def run(

@@ -18,11 +18,9 @@ from scipy import optimize, stats
 from df2serve.errors import InputError
 
 __all__ = [
-    "Oddness",
     "QualityForecast",
     "benjamini_hochberg",
     "forecast_quality",
-    "measure_oddness",
     "pooled_rank_p_values",
 ]
 
@@ -63,53 +61,6 @@ def pooled_rank_p_values(
     combined = ranks.max(axis=2) * (scores * images + 1) + ranks.sum(axis=2)
     shares: Float64[np.ndarray, " pool"] = np.mean(combined >= combined[:, -1:], axis=1)
     return shares
-
-
-@dataclass(frozen=True, slots=True)
-class Oddness:
-    """How unlike some references an image is in several scores at once."""
-
-    as_odd: int
-    """References that are at least as odd."""
-    references: int
-    """All references."""
-    distance: float
-    """Mean over scores of the distance to the references' median in their interquartile ranges:
-    decides among images that are odder than every reference."""
-
-    @property
-    def p_value(self) -> float:
-        """How often an image of the references' kind is as odd, in (0, 1]."""
-        return (self.as_odd + 1) / (self.references + 1)
-
-    def __lt__(self, other: Oddness) -> bool:
-        """Whether the other one, of as many references, is odder."""
-        return (-self.as_odd, self.distance) < (-other.as_odd, other.distance)
-
-
-def measure_oddness(
-    scores: Float64[np.ndarray, " score"], references: Float64[np.ndarray, "image score"]
-) -> Oddness:
-    """Compare an image with references, at least one.
-
-    Args:
-        scores: of the image, higher is worse.
-        references: the same scores of each reference.
-
-    Example:
-        >>> found = measure_oddness(np.array([0.9]), np.array([[0.1], [0.2], [0.3]]))
-        >>> found.p_value, round(found.distance, 3)
-        (0.25, 7.0)
-    """
-    low, middle, high = np.percentile(references, [25, 50, 75], axis=0)
-    spread = np.maximum(high - low, np.finfo(np.float32).eps)
-    (p_value,) = pooled_rank_p_values(np.vstack([references, scores])[None])
-    count = len(references)
-    return Oddness(
-        as_odd=round(float(p_value) * (count + 1)) - 1,
-        references=count,
-        distance=float(np.mean((scores - middle) / spread)),
-    )
 
 
 def benjamini_hochberg(

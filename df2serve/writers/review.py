@@ -13,15 +13,14 @@ from df2serve.artifact.manifest import Reference
 from df2serve.config import RankingName, ReviewConfig
 from df2serve.core.calibration import mid_rank
 from df2serve.core.conformal import (
-    Oddness,
     QualityForecast,
     benjamini_hochberg,
     forecast_quality,
-    measure_oddness,
 )
 from df2serve.core.image_statistics import Deviation, deviations
+from df2serve.core.oddness import Looks, Oddness, measure_oddness
 from df2serve.core.ranking import ScoredImage, rank
-from df2serve.core.scores import OOD_SCORES, ImageScores, ScoreName
+from df2serve.core.scores import ScoreName
 from df2serve.errors import ConfigError
 from df2serve.writers.records import Record, RunInfo
 
@@ -125,18 +124,11 @@ class _References:
         known = [row.scores[score] for row in self.rows if score in row.scores]
         return None if value is None else mid_rank(value, known)
 
-    def oddness(self, scores: ImageScores) -> Oddness | None:
-        """Compare an image in all scores that it and all references have."""
-        new = scores.defined
-        names = [
-            name
-            for name in OOD_SCORES
-            if name in new and all(name in row.scores for row in self.rows)
-        ]
-        if not names or not self.rows:
-            return None
-        known = [[row.scores[name] for name in names] for row in self.rows]
-        return measure_oddness(np.array([new[name] for name in names]), np.array(known))
+    def oddness(self, record: Record) -> Oddness | None:
+        return measure_oddness(
+            Looks(record.scores.defined, record.statistics),
+            [Looks(row.scores, row.statistics) for row in self.rows],
+        )
 
     def forecast(self, score: str, level: float) -> QualityForecast | None:
         """Learn which Dice score goes with a score; nothing is promised by out-of-fold images."""
@@ -167,7 +159,7 @@ class _Reviewer:
             "one_minus_expected_dice" if single else "one_minus_pairwise_dice"
         )
         self.score: ScoreName = self._failure if config.by == "failure" else "u"
-        self._odd = {record.name: references.oddness(record.scores) for record in records}
+        self._odd = {record.name: references.oddness(record) for record in records}
         self._called = self._call()
         self._forecast = references.forecast(self._failure, config.quality_level)
 

@@ -56,7 +56,10 @@ class ImageEvidence(Frozen):
     trained_on: int
     """Members that were trained on the image, of those that predicted it."""
     scores: dict[str, float]
-    """Risk scores by name; ``ood`` is a rank by some of them, beside all other ordinary images."""
+    """Risk scores by name. ``looks`` compares the statistics with those of the other ordinary
+    images, ``ood`` is a rank by both."""
+    statistics: dict[str, float]
+    """What the image looks like, by name."""
     dice: float | None
     """Quality of the prediction, where there is a mask."""
 

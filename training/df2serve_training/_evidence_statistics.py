@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from df2serve.core.calibration import clopper_pearson, failure_threshold
-from df2serve.core.conformal import forecast_quality, measure_oddness, pooled_rank_p_values
+from df2serve.core.conformal import forecast_quality
+from df2serve.core.oddness import Looks, measure_oddness, strangeness
 from df2serve.core.ranking_metrics import (
     area_under_risk_coverage,
     average_precision,
@@ -18,7 +19,7 @@ from df2serve.core.ranking_metrics import (
     recall_at,
     win_matrix,
 )
-from df2serve.core.scores import OOD_SCORES, SCORES
+from df2serve.core.scores import SCORES
 from df2serve_training._evidence_rows import (
     Claim,
     CoverageRow,
@@ -32,33 +33,34 @@ from df2serve_training._statistics import correlate
 __all__ = ["coverage_rows", "detection_rows", "failure_rows", "with_oddness"]
 
 _BASE = "u"
-_OOD = "ood"
+_LOOKS, _OOD = "looks", "ood"
 Array = NDArray[np.float64]
 
 
 def with_oddness(
     ordinary: Sequence[ImageEvidence], odd: Sequence[ImageEvidence]
 ) -> tuple[list[ImageEvidence], list[ImageEvidence]]:
-    """Add the score ``ood``: each image's place by its oddness beside the other ordinary images.
-
-    Only images of the same member, or of the whole ensemble, are compared.
-    """
+    """Add the scores that compare an image with the other ordinary ones of the same member."""
     every = [*ordinary, *odd]
-    names = [name for name in OOD_SCORES if all(name in row.scores for row in every)]
     found = []
-    for place, row in enumerate(every):
-        others = [
-            [other.scores[name] for name in names]
-            for index, other in enumerate(ordinary)
-            if index != place and other.member == row.member
-        ]
-        own = np.array([row.scores[name] for name in names])
-        found.append(measure_oddness(own, np.array(others)) if others and names else None)
-    ordered = sorted({odd for odd in found if odd is not None})
-    ranks = {odd: float(rank) for rank, odd in enumerate(ordered, start=1)}
+    for row in every:
+        others = [other for other in ordinary if other is not row and other.member == row.member]
+        known = [Looks(other.scores, other.statistics) for other in others]
+        names = sorted(set.intersection(*(set(one.statistics) for one in (row, *others))))
+        table = [[one.statistics[name] for name in names] for one in (*others, row)]
+        looks = float(strangeness(np.array(table))[-1]) if others and names else None
+        found.append((measure_oddness(Looks(row.scores, row.statistics), known), looks))
+    ordered = sorted({oddness for oddness, _ in found if oddness is not None})
+    places = {oddness: float(place) for place, oddness in enumerate(ordered, start=1)}
     told = [
-        row if odd is None else row.model_copy(update={"scores": row.scores | {_OOD: ranks[odd]}})
-        for row, odd in zip(every, found, strict=True)
+        row.model_copy(
+            update={
+                "scores": row.scores
+                | ({} if looks is None else {_LOOKS: looks})
+                | ({} if oddness is None else {_OOD: places[oddness]})
+            }
+        )
+        for row, (oddness, looks) in zip(every, found, strict=True)
     ]
     return told[: len(ordinary)], told[len(ordinary) :]
 
@@ -141,9 +143,8 @@ def coverage_rows(
     ordinary: Sequence[ImageEvidence], settings: EvidenceSettings
 ) -> Iterator[CoverageRow]:
     """Try claims on random halves of the ordinary images, the other half being the references."""
-    names = [name for name in OOD_SCORES if all(name in row.scores for row in ordinary)]
     half = len(ordinary) // 2
-    if not names or not half:
+    if not half:
         return
     rng = np.random.default_rng(settings.seed)
     tried: dict[tuple[Claim, str], list[tuple[float, int, int]]] = {}
@@ -152,10 +153,10 @@ def coverage_rows(
         known = [ordinary[i] for i in order[:half]]
         new = [ordinary[i] for i in order[half:]]
         tried.setdefault(("false alarm", _OOD), []).append(
-            _false_alarms(known, new, names, settings.level)
+            _false_alarms(known, new, settings.level)
         )
         for score in _common(ordinary):
-            if score == _OOD or any(row.dice is None for row in ordinary):
+            if score in (_LOOKS, _OOD) or any(row.dice is None for row in ordinary):
                 continue
             missed = _missed(known, new, score, settings)
             if missed is not None:
@@ -183,14 +184,12 @@ def coverage_rows(
 
 
 def _false_alarms(
-    known: Sequence[ImageEvidence],
-    new: Sequence[ImageEvidence],
-    names: Sequence[str],
-    level: float,
+    known: Sequence[ImageEvidence], new: Sequence[ImageEvidence], level: float
 ) -> tuple[float, int, int]:
-    references = np.array([[row.scores[name] for name in names] for row in known])
-    pools = np.stack([np.vstack([references, [row.scores[name] for name in names]]) for row in new])
-    return level, int(np.sum(pooled_rank_p_values(pools) <= level)), len(new)
+    """Return the stated chance, images that are called odd, and images."""
+    references = [Looks(row.scores, row.statistics) for row in known]
+    found = [measure_oddness(Looks(row.scores, row.statistics), references) for row in new]
+    return level, sum(one is not None and one.p_value <= level for one in found), len(new)
 
 
 def _missed(
@@ -235,7 +234,7 @@ def _outside(
 
 def _common(images: Sequence[ImageEvidence]) -> list[str]:
     """Return the scores that all images have."""
-    return [name for name in (*SCORES, _OOD) if all(name in row.scores for row in images)]
+    return [name for name in (*SCORES, _LOOKS, _OOD) if all(name in row.scores for row in images)]
 
 
 def _values(images: Sequence[ImageEvidence], score: str) -> Array:

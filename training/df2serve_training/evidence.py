@@ -206,6 +206,7 @@ class _Run:
             member=member,
             trained_on=len(trained if member is None else trained & {member}),
             scores=dict(prediction.scores.defined),
+            statistics=prediction.summary.statistics,
             dice=None if specimen is None else self._compare(file, specimen, prediction),
         )
 
