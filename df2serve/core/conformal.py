@@ -21,46 +21,11 @@ __all__ = [
     "QualityForecast",
     "benjamini_hochberg",
     "forecast_quality",
-    "pooled_rank_p_values",
 ]
 
 _ROUNDING = 1e-9
 _FEWEST = 2
 """References that a curve goes through."""
-
-
-def pooled_rank_p_values(
-    pools: Float64[np.ndarray, "pool image score"],
-) -> Float64[np.ndarray, " pool"]:
-    """Return how often an image of the references' kind looks as odd in any of several scores.
-
-    Every score is ranked among the references and the new image together, and an image counts by
-    its largest rank, then by the sum of its ranks. A call "out of distribution" at ``p <= level``
-    is a false alarm with a chance of at most that level, whatever the dependence of the scores;
-    the smallest of separate p-values would have no such level.
-
-    Args:
-        pools: scores, higher is worse, axes (pool, image, score); the last image of every pool is
-            the new one, the others are references.
-
-    Returns:
-        One p-value per pool, multiples of ``1 / images`` in (0, 1].
-
-    Source:
-        Vovk et al. 2005, "Algorithmic Learning in a Random World": a conformal p-value of a
-        symmetric measure of nonconformity.
-
-    Example:
-        >>> references = np.array([[0.1, 0.3], [0.2, 0.1], [0.3, 0.2]])
-        >>> pools = [np.vstack([references, new]) for new in ([0.25, 0.9], [0.0, 0.0])]
-        >>> pooled_rank_p_values(np.stack(pools))
-        array([0.25, 1.  ])
-    """
-    images, scores = pools.shape[1:]
-    ranks = stats.rankdata(pools, axis=1)
-    combined = ranks.max(axis=2) * (scores * images + 1) + ranks.sum(axis=2)
-    shares: Float64[np.ndarray, " pool"] = np.mean(combined >= combined[:, -1:], axis=1)
-    return shares
 
 
 def benjamini_hochberg(

@@ -1,4 +1,4 @@
-"""Whether an image is of the references' kind, by several scores and its looks together."""
+"""Whether an image is of the references' kind, by its scores and its looks together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from df2serve.core.conformal import pooled_rank_p_values
 from df2serve.core.scores import OOD_SCORES
 
 __all__ = ["Looks", "Oddness", "measure_oddness", "strangeness"]
 
 _TINY = np.finfo(np.float32).eps
+_FEWEST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,76 +30,64 @@ class Looks:
 class Oddness:
     """How unlike some references an image is."""
 
-    as_odd: int
-    """References that are at least as odd."""
-    references: int
-    """All references."""
-    distance: float
-    """Mean over scores of the distance to the references' median in their interquartile ranges:
-    decides among images that are odder than every reference."""
-
-    @property
-    def p_value(self) -> float:
-        """How often an image of the references' kind is as odd, in (0, 1]."""
-        return (self.as_odd + 1) / (self.references + 1)
-
-    def __lt__(self, other: Oddness) -> bool:
-        """Whether the other one, of as many references, is odder."""
-        return (-self.as_odd, self.distance) < (-other.as_odd, other.distance)
+    strangeness: float
+    """1 for an image that in some number is as far from the middle as the farthest reference."""
+    p_value: float
+    """How often an image of the references' kind is as strange, in (0, 1]."""
 
 
 def measure_oddness(image: Looks, references: Sequence[Looks]) -> Oddness | None:
-    """Compare an image with references in all that they have in common.
+    """Compare an image with references in all numbers that they have in common.
 
-    The scores of :data:`~df2serve.core.scores.OOD_SCORES` and the :func:`strangeness` of the
-    statistics go into :func:`~df2serve.core.conformal.pooled_rank_p_values`.
+    These are the statistics and the scores of :data:`~df2serve.core.scores.OOD_SCORES`. A call "out
+    of distribution" at ``p_value <= level`` is a false alarm with a chance of at most that level,
+    whatever the dependence of the numbers: references and image are compared alike.
 
     Returns:
-        ``None`` without references, or if nothing is in common.
+        ``None`` for fewer than two references, or if nothing is in common.
+
+    Source:
+        Vovk et al. 2005, "Algorithmic Learning in a Random World": a (full) conformal p-value.
 
     Example:
-        >>> references = [Looks({"u": 0.1 * i}, {}) for i in (1, 2, 3)]
+        >>> references = [Looks({"u": 0.1 * i}, {}) for i in (1, 2, 3, 4)]
         >>> found = measure_oddness(Looks({"u": 0.9}, {}), references)
-        >>> found.p_value, round(found.distance, 3)
-        (0.25, 7.0)
+        >>> round(found.strangeness, 3), found.p_value
+        (3.0, 0.2)
     """
     pool = [*references, image]
-    columns = [
-        [one.scores[name] for one in pool]
-        for name in OOD_SCORES
-        if all(name in one.scores for one in pool)
-    ]
-    shared = sorted(set.intersection(*(set(one.statistics) for one in pool)))
-    if shared:
-        table = np.array([[one.statistics[name] for name in shared] for one in pool])
-        columns.append(strangeness(table).tolist())
-    if not columns or not references:
+    numbers = [_numbers(one) for one in pool]
+    shared = sorted(set.intersection(*map(set, numbers)))
+    if not shared or len(references) < _FEWEST:
         return None
-    scores = np.array(columns, dtype=np.float64).T
-    (p_value,) = pooled_rank_p_values(scores[None])
-    low, middle, high = np.percentile(scores[:-1], [25, 50, 75], axis=0)
-    return Oddness(
-        as_odd=round(float(p_value) * len(pool)) - 1,
-        references=len(references),
-        distance=float(np.mean((scores[-1] - middle) / np.maximum(high - low, _TINY))),
-    )
+    table = np.array([[one[name] for name in shared] for one in numbers], dtype=np.float64)
+    (found,) = strangeness(table[None])
+    return Oddness(float(found[-1]), float(np.mean(found >= found[-1])))
 
 
-def strangeness(statistics: Float64[np.ndarray, "image name"]) -> Float64[np.ndarray, " image"]:
-    """Return how far every image is from the others in its strangest number.
+def strangeness(
+    pools: Float64[np.ndarray, "pool image number"],
+) -> Float64[np.ndarray, "pool image"]:
+    """Return how far every image of a pool is from the middle, compared with the others.
 
     Returns:
-        Largest distance to the median over numbers, in robust standard deviations (1.4826 times the
-        median absolute deviation); the same for every order of the images.
+        For the number that is strangest: its distance to the median over the largest such distance
+        of another image. The order of the images does not matter.
 
     Example:
-        >>> strangeness(np.array([[1.0], [2.0], [3.0], [4.0], [13.0]])).round(2)
-        array([1.35, 0.67, 0.  , 0.67, 6.74])
+        >>> strangeness(np.array([[[1.0], [2.0], [3.0], [4.0], [13.0]]])).round(2)
+        array([[0.2, 0.1, 0. , 0.1, 5. ]])
     """
-    middle = np.median(statistics, axis=0)
-    distances = np.abs(statistics - middle)
-    spread = 1.4826 * np.median(distances, axis=0)
-    # where most images are alike, a hundredth of their level has to do
-    scale = np.maximum(spread, np.maximum(np.abs(middle) / 100, _TINY))
-    largest: Float64[np.ndarray, " image"] = (distances / scale).max(axis=1)
+    middle = np.median(pools, axis=1, keepdims=True)
+    distances = np.abs(pools - middle)
+    second, first = np.moveaxis(np.sort(distances, axis=1)[:, -2:], 1, 0)
+    others = np.where(distances == first[:, None], second[:, None], first[:, None])
+    # where all others are alike, a hundredth of their level has to do
+    scale = np.maximum(others, np.maximum(np.abs(middle) / 100, _TINY))
+    largest: Float64[np.ndarray, "pool image"] = (distances / scale).max(axis=2)
     return largest
+
+
+def _numbers(looks: Looks) -> dict[str, float]:
+    scores = {name: looks.scores[name] for name in OOD_SCORES if name in looks.scores}
+    return {**looks.statistics, **scores}

@@ -20,8 +20,6 @@ class ScoredImage:
     """Risk score, higher is worse; absent where it is undefined."""
     empty_prediction: bool
     no_valid_pixels: bool
-    tie_break: float = 0.0
-    """Decides between equal scores, higher is worse."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ def rank(images: Iterable[ScoredImage], *, threshold: float | None) -> list[Rank
     """Order images by decreasing doubt.
 
     Images without a single valid pixel come first, then those without a score, then decreasing
-    scores; within a tie the larger ``tie_break`` leads, then empty predictions, then the name
-    decides. The order is the same on every machine.
+    scores; within a tie empty predictions lead, then the name decides. The order is the same on
+    every machine.
 
     Args:
         images: the images, in any order.
@@ -55,13 +53,12 @@ def rank(images: Iterable[ScoredImage], *, threshold: float | None) -> list[Rank
         [(1, 'b', True), (2, 'a', False)]
     """
 
-    def key(image: ScoredImage) -> tuple[bool, bool, float, float, bool, str]:
+    def key(image: ScoredImage) -> tuple[bool, bool, float, bool, str]:
         known = image.score is not None
         return (
             not image.no_valid_pixels,
             known,
             -(image.score or 0.0),
-            -image.tie_break,
             not image.empty_prediction,
             image.name,
         )

@@ -30,7 +30,7 @@ SCORE_TITLES = {
     "u": "U",
     "one_minus_pairwise_dice": "disagreement",
     "one_minus_expected_dice": "expected error",
-    "ood": "oddness",
+    "ood": "strangeness",
 }
 """What people read instead of the names of the scores that decide."""
 
@@ -45,11 +45,12 @@ class ReviewPlace:
     """Place, 1 for the image to look at first."""
     record: Record
     score: float | None
-    """What decides; of ``ood`` 1 - the p-value."""
+    """What decides; of ``ood`` the strangeness, see :func:`df2serve.core.oddness.strangeness`."""
     needs_review: bool | None
     """Score at or above the threshold; of ``ood`` called out of distribution; else absent."""
     percentile: float | None
-    """Share of the references with a smaller score, equal ones counting one half, in [0, 1]."""
+    """Share of the references with a smaller score, equal ones counting one half, in [0, 1]; absent
+    for ``ood``, which has a p-value."""
     p_value: float | None
     """How often an ordinary image is as odd, in (0, 1]; absent without held-out references."""
     out_of_distribution: bool | None
@@ -236,16 +237,14 @@ class _Reviewer:
 
     def _scored(self, record: Record) -> ScoredImage:
         score = record.scores.defined.get(self.score)
-        odd, tie_break = self._odd[record.name], 0.0
         if self._config.by == "ood":
-            score = None if odd is None else 1 - odd.p_value
-            tie_break = 0.0 if odd is None else odd.distance
+            odd = self._odd[record.name]
+            score = None if odd is None else odd.strangeness
         return ScoredImage(
             name=record.name,
             score=score,
             empty_prediction=record.scores.empty_prediction,
             no_valid_pixels=record.scores.no_valid_pixels,
-            tie_break=tie_break,
         )
 
     def _dice(self, record: Record) -> tuple[float, float] | None:

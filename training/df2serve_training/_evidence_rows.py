@@ -56,8 +56,8 @@ class ImageEvidence(Frozen):
     trained_on: int
     """Members that were trained on the image, of those that predicted it."""
     scores: dict[str, float]
-    """Risk scores by name. ``looks`` compares the statistics with those of the other ordinary
-    images, ``ood`` is a rank by both."""
+    """Risk scores by name; ``looks`` and ``ood`` compare the statistics, and these and scores, with
+    those of the other ordinary images."""
     statistics: dict[str, float]
     """What the image looks like, by name."""
     dice: float | None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from df2serve.core.calibration import clopper_pearson, failure_threshold
 from df2serve.core.conformal import forecast_quality
-from df2serve.core.oddness import Looks, measure_oddness, strangeness
+from df2serve.core.oddness import Looks, measure_oddness
 from df2serve.core.ranking_metrics import (
     area_under_risk_coverage,
     average_precision,
@@ -41,27 +41,20 @@ def with_oddness(
     ordinary: Sequence[ImageEvidence], odd: Sequence[ImageEvidence]
 ) -> tuple[list[ImageEvidence], list[ImageEvidence]]:
     """Add the scores that compare an image with the other ordinary ones of the same member."""
-    every = [*ordinary, *odd]
-    found = []
-    for row in every:
+    told = []
+    for row in (*ordinary, *odd):
         others = [other for other in ordinary if other is not row and other.member == row.member]
-        known = [Looks(other.scores, other.statistics) for other in others]
-        names = sorted(set.intersection(*(set(one.statistics) for one in (row, *others))))
-        table = [[one.statistics[name] for name in names] for one in (*others, row)]
-        looks = float(strangeness(np.array(table))[-1]) if others and names else None
-        found.append((measure_oddness(Looks(row.scores, row.statistics), known), looks))
-    ordered = sorted({oddness for oddness, _ in found if oddness is not None})
-    places = {oddness: float(place) for place, oddness in enumerate(ordered, start=1)}
-    told = [
-        row.model_copy(
-            update={
-                "scores": row.scores
-                | ({} if looks is None else {_LOOKS: looks})
-                | ({} if oddness is None else {_OOD: places[oddness]})
-            }
-        )
-        for row, (oddness, looks) in zip(every, found, strict=True)
-    ]
+        compared = {
+            _LOOKS: measure_oddness(
+                Looks({}, row.statistics), [Looks({}, other.statistics) for other in others]
+            ),
+            _OOD: measure_oddness(
+                Looks(row.scores, row.statistics),
+                [Looks(other.scores, other.statistics) for other in others],
+            ),
+        }
+        added = {name: one.strangeness for name, one in compared.items() if one is not None}
+        told.append(row.model_copy(update={"scores": row.scores | added}))
     return told[: len(ordinary)], told[len(ordinary) :]
 
 
