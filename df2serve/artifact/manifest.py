@@ -394,16 +394,6 @@ class Calibration(Frozen):
         """Return the threshold of a score, if there is one."""
         return next((t for t in self.thresholds if t.score == score), None)
 
-    def kind_of(self, score: str) -> ReferenceKind | None:
-        """Return what the references are that a score is compared with, if any have it.
-
-        Only where no held-out reference has it, those out of fold have to do.
-        """
-        kinds = {reference.kind for reference in self.references if score in reference.scores}
-        if not kinds:
-            return None
-        return "held_out" if "held_out" in kinds else "out_of_fold"
-
     def reference_scores(self, score: str, kind: ReferenceKind) -> tuple[float, ...]:
         """Return a score of all references of one kind that have it."""
         return tuple(
