@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
@@ -161,3 +162,18 @@ class Evidence(Frozen):
     failures: tuple[FailureRow, ...]
     coverage: tuple[CoverageRow, ...]
     images: tuple[ImageEvidence, ...]
+
+    def lines(self) -> Iterator[str]:
+        """Yield what people want to know first, line by line."""
+        for odd in self.detection:
+            yield f"{odd.group}: {odd.score} AUROC {odd.auroc:.3f} ({odd.low:.3f} to {odd.high:.3f})"
+        for row in self.failures:
+            yield (
+                f"{row.group}: {row.score} AURC {row.aurc:.3f} ({row.low:.3f} to {row.high:.3f}), "
+                f"{row.failing} of {row.images} failed"
+            )
+        for claim in self.coverage:
+            yield (
+                f"{claim.claim} by {claim.score}: {claim.found:.3f} where {claim.level:.3f} is "
+                "stated"
+            )

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from df2serve.artifact import Calibration
     from df2serve_training.dataset import TrainingSet
     from df2serve_training.evaluate import Evaluation
-    from df2serve_training.evidence import Evidence
     from df2serve_training.ground_truth import GroundTruthReport, GroundTruthWarning
     from df2serve_training.history import StepReport
     from df2serve_training.recipe import Recipe
@@ -351,26 +350,10 @@ def evidence(
                 task, completed=step.done, total=step.total, description=step.source
             ),
         )
-    _tell_evidence(found, output)
-
-
-def _tell_evidence(found: Evidence, output: Path) -> None:
-    """Tell people how well every score does on every group."""
     for remark in found.remarks:
         typer.echo(f"note: {remark}", err=True)
-    for odd in found.detection:
-        typer.echo(
-            f"{odd.group}: {odd.score} AUROC {odd.auroc:.3f} ({odd.low:.3f} to {odd.high:.3f})"
-        )
-    for row in found.failures:
-        typer.echo(
-            f"{row.group}: {row.score} AURC {row.aurc:.3f} ({row.low:.3f} to {row.high:.3f}), "
-            f"{row.failing} of {row.images} failed"
-        )
-    for claim in found.coverage:
-        typer.echo(
-            f"{claim.claim} by {claim.score}: {claim.found:.3f} where {claim.level:.3f} is stated"
-        )
+    for line in found.lines():
+        typer.echo(line)
     typer.echo(f"tables and figures: {output}")
 
 
