@@ -166,7 +166,8 @@ class Evidence(Frozen):
     def lines(self) -> Iterator[str]:
         """Yield what people want to know first, line by line."""
         for odd in self.detection:
-            yield f"{odd.group}: {odd.score} AUROC {odd.auroc:.3f} ({odd.low:.3f} to {odd.high:.3f})"
+            interval = f"{odd.low:.3f} to {odd.high:.3f}"
+            yield f"{odd.group}: {odd.score} AUROC {odd.auroc:.3f} ({interval})"
         for row in self.failures:
             yield (
                 f"{row.group}: {row.score} AURC {row.aurc:.3f} ({row.low:.3f} to {row.high:.3f}), "
