@@ -28,6 +28,8 @@ __all__ = [
     "PercentileNormalization",
     "Precision",
     "PresetName",
+    "RankingName",
+    "ReviewConfig",
     "RuntimeConfig",
     "SeedConfig",
     "TrainingNormalization",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 PresetName: TypeAlias = Literal["accurate", "deepflash2", "fast"]
+RankingName: TypeAlias = Literal["paper", "failure", "ood"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -222,6 +225,22 @@ class InstanceConfig(Frozen):
     """For the distance in pixels."""
     min_size: Annotated[int, Field(ge=0)] = 0
     """Objects of fewer pixels are left out."""
+
+
+# -- review ---------------------------------------------------------------------------------------
+
+
+class ReviewConfig(Frozen):
+    """In which order predictions are reviewed, and what is said of them."""
+
+    title: ClassVar[str] = "review settings"
+    by: RankingName = "paper"
+    """``paper``: by U (eq. 5). ``failure``: by how little the members' masks agree, or by expected
+    Dice where there is one member. ``ood``: by how unlike the references the scores are."""
+    false_calls: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Largest expected share of ordinary images among those called out of distribution."""
+    quality_level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Chance of a stated range to hold the quality of the prediction."""
 
 
 # -- decoding -----------------------------------------------------------------------------------

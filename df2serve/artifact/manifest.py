@@ -25,6 +25,7 @@ from df2serve.config import (
 from df2serve.errors import ManifestError
 
 __all__ = [
+    "CALIBRATION_VERSION",
     "MANIFEST_LIMIT",
     "SCHEMA_VERSION",
     "Calibration",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+CALIBRATION_VERSION = 2
 MANIFEST_LIMIT = 16 << 20
 """Bytes of the largest ``ensemble.json`` that is read."""
 
@@ -320,6 +322,8 @@ class Reference(Frozen):
     """Risk scores by name."""
     quality: dict[str, Number]
     """Quality of the prediction by metric; none where prediction and truth are both empty."""
+    statistics: dict[str, Number] = Field(default_factory=dict)
+    """What the image looks like: brightness, sharpness, amount of foreground, by name."""
 
 
 class ScorePercentiles(Frozen):
@@ -374,9 +378,10 @@ class Temperature(Frozen):
 class Calibration(Frozen):
     """The content of ``calibration.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     config: dict[str, JsonValue] = Field(default_factory=dict)
-    """Inference settings of all scores, as in the manifest; scores of others do not compare."""
+    """Inference settings of all scores, as in the manifest; scores of others do not compare. Those
+    that the manifest recommends when empty."""
     thresholds: tuple[ReviewThreshold, ...] = ()
     failure_bound: FailureBound | None = None
     """Instead of thresholds, where no reference failed."""
@@ -424,7 +429,7 @@ def parse_manifest(content: bytes) -> Manifest:
     Raises:
         ManifestError: not JSON, another schema version, or see :func:`build_manifest`.
     """
-    return build_manifest(_json_object(content, "ensemble.json"))
+    return build_manifest(_json_object(content, "ensemble.json", newest=SCHEMA_VERSION))
 
 
 def parse_calibration(content: bytes) -> Calibration:
@@ -433,14 +438,16 @@ def parse_calibration(content: bytes) -> Calibration:
     Raises:
         ManifestError: as for :func:`parse_manifest`.
     """
-    raw = _json_object(content, "calibration.json")
+    raw = _json_object(content, "calibration.json", newest=CALIBRATION_VERSION)
+    if raw.get("schema_version") == 1:
+        raw["schema_version"] = 2  # which only adds what may be absent
     try:
         return Calibration.model_validate(raw)
     except ValidationError as error:
         raise ManifestError(describe_validation_error("calibration.json", error)) from error
 
 
-def _json_object(content: bytes, name: str) -> dict[str, Any]:
+def _json_object(content: bytes, name: str, *, newest: int) -> dict[str, Any]:
     try:
         raw = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -450,9 +457,9 @@ def _json_object(content: bytes, name: str) -> dict[str, Any]:
         message = f"{name} holds a {type(raw).__name__}; expected an object"
         raise ManifestError(message)
     version = raw.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if isinstance(version, int) and version > newest:
         message = (
-            f"{name} has schema version {version}, this df2serve reads up to {SCHEMA_VERSION}; "
+            f"{name} has schema version {version}, this df2serve reads up to {newest}; "
             "install a newer df2serve"
         )
         raise ManifestError(message)

@@ -52,21 +52,22 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (
+_VERBS = (
     demo,
     predict,
     rank,
     report,
     review,
+    run,
     info,
     export,
     check,
-    run,
     card,
     push,
     pull,
     doctor,
-):
+)
+for _verb in _VERBS:
     app.command()(_verb)
 app.add_typer(rois, name="rois")
 

@@ -10,60 +10,101 @@ import typer
 from df2serve.cli._terminal import AsJson, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from df2serve.writers import RunInfo
-    from df2serve.writers.tables import Row
+    from df2serve.writers.review import ReviewList, ReviewPlace
 
 __all__ = ["rank"]
 
 _SHOWN = 20
+_REASONS_SHOWN = 3
 
 
 def rank(
     results: Annotated[Path, typer.Argument(help="Folder that 'df2serve predict' has written.")],
     *,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="paper: mean uncertainty U. failure: disagreement of the members. ood: unlike the "
+            "ensemble's reference images."
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="U from which on images need review; else the ensemble's U_min."),
+        typer.Option(help="Score from which on images need review; else the ensemble's."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List images by decreasing uncertainty: what to look at first."""
-    from df2serve.writers import draw_ranking, ranking_rows, read_results, write_table
+    """List images in the order in which to look at them, and say why."""
+    from df2serve.config import ReviewConfig
+    from df2serve.writers import draw_ranking, ranking_rows, read_results, review, write_table
 
     run, records = read_results(results)
-    if threshold is None and run.threshold is not None:
-        threshold = run.threshold.value
-    rows = ranking_rows(records, run, threshold=threshold)
+    found = review(records, run, config=ReviewConfig().updated(by=by), threshold=threshold)
+    rows = ranking_rows(found, run)
     _, spreadsheet = write_table(rows, results / "ranking")
-    picture = draw_ranking(results, records, run, threshold=threshold)
+    picture = draw_ranking(results, found, run)
     if as_json:
-        print_json({"threshold": threshold, "images": rows})
+        print_json(
+            {
+                "by": found.by,
+                "score": found.score,
+                "threshold": found.threshold,
+                "remarks": found.remarks,
+                "images": rows,
+            }
+        )
         return
-    print_table([_shown(row) for row in rows[:_SHOWN]])
-    if len(rows) > _SHOWN:
-        typer.echo(f"… and {len(rows) - _SHOWN} more")
-    _explain(run, rows, threshold)
+    _tell(found)
     typer.echo(f"table: {spreadsheet}")
     typer.echo(f"picture: {picture}")
 
 
-def _shown(row: Row) -> dict[str, str]:
-    u, share = row["u"], row["foreground_fraction"]
-    review = {True: "yes", False: "no", None: "?"}[row["needs_review"]]  # type: ignore[index]
-    return {
-        "rank": str(row["rank"]),
-        "image": str(row["source"]),
-        "U": "undefined" if u is None else f"{u:.3f}",
-        "review": review,
-        "foreground": "none" if row["empty_prediction"] else f"{share:.1%}",
+def _tell(found: ReviewList) -> None:
+    """Print the top of the list, what is odd about it, and what the numbers promise."""
+    shown = found.places[:_SHOWN]
+    rows = [_shown(place, found.score) for place in shown]
+    columns = dict.fromkeys((column for row in rows for column in row), "")
+    print_table([columns | row for row in rows])
+    if len(found.places) > _SHOWN:
+        typer.echo(f"… and {len(found.places) - _SHOWN} more")
+    for place in shown:
+        if place.reasons:
+            reasons = "; ".join(map(str, place.reasons[:_REASONS_SHOWN]))
+            typer.echo(f"{place.record.provenance.source}: {reasons}")
+    if found.by != "ood" and found.threshold is None:
+        say("no threshold: the ensemble carries none; give --threshold to mark images")
+    else:
+        doubtful = sum(bool(place.needs_review) for place in found.places)
+        typer.echo(f"{doubtful} of {len(found.places)} images need review{_condition(found)}")
+    for remark in found.remarks:
+        typer.echo(remark)
+
+
+def _condition(found: ReviewList) -> str:
+    from df2serve.writers.review import SCORE_TITLES
+
+    if found.threshold is None:
+        return ""
+    return f" ({SCORE_TITLES[found.score]} >= {found.threshold:.3f})"
+
+
+def _shown(place: ReviewPlace, score: str) -> dict[str, str]:
+    from df2serve.writers.review import SCORE_TITLES
+
+    scores = place.record.scores
+    row = {
+        "rank": str(place.rank),
+        "image": place.record.provenance.source,
+        SCORE_TITLES[score]: "undefined" if place.score is None else f"{place.score:.3f}",
+        "review": {True: "yes", False: "no", None: "?"}[place.needs_review],
+        "foreground": "none" if scores.empty_prediction else f"{scores.foreground_fraction:.1%}",
     }
-
-
-def _explain(run: RunInfo, rows: list[Row], threshold: float | None) -> None:
-    if threshold is None:
-        say("no threshold: the ensemble carries no U_min; give --threshold to mark images")
-        return
-    doubtful = sum(bool(row["needs_review"]) for row in rows)
-    typer.echo(f"{doubtful} of {len(rows)} images need review (U >= {threshold:.3f})")
-    if run.threshold is not None and run.threshold.value == threshold:
-        typer.echo(run.threshold.meaning)
+    if place.percentile is not None:
+        row["percentile"] = f"{100 * place.percentile:.0f}"
+    if place.p_value is not None:
+        row["p"] = f"{place.p_value:.3f}"
+    if place.out_of_distribution is not None:
+        row["ordinary"] = "no" if place.out_of_distribution else "yes"
+    if place.dice is not None:
+        row["Dice"] = "{:.2f} to {:.2f}".format(*place.dice)
+    return row

@@ -6,17 +6,37 @@ prediction has defined values and says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from df2serve.core.agreement import MemberAgreement
+from df2serve.core.components import ComponentCounter
 from df2serve.types import AnyMask, PixelMap, ProbMap, ValidMap
 
-__all__ = ["EmptyRule", "ImageScores", "ScoreAccumulator"]
+__all__ = ["OOD_SCORES", "SCORES", "EmptyRule", "ImageScores", "ScoreAccumulator", "ScoreName"]
 
+ScoreName: TypeAlias = Literal[
+    "u",
+    "u_epistemic",
+    "u_class_balanced",
+    "u_top",
+    "one_minus_expected_dice",
+    "one_minus_pairwise_dice",
+    "one_minus_member_dice",
+]
+"""Names of the risk scores."""
+
+SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
+"""All of them; higher is worse."""
+
+OOD_SCORES: tuple[ScoreName, ...] = ("u", "u_epistemic", "u_top", "one_minus_pairwise_dice")
+"""Those that tell together whether an image is out of distribution."""
 
 EmptyRule: TypeAlias = Literal["largest", "absent"]
+
+_BINS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,22 @@ class ImageScores:
     """No pixel is predicted as foreground."""
     no_valid_pixels: bool
     """Every pixel is ignored; all scores are absent."""
+    u_top: float | None = None
+    """Mean total uncertainty of the most uncertain pixels, as many as are predicted as foreground:
+    unlike ``u`` it sees objects that were missed."""
+    one_minus_pairwise_dice: float | None = None
+    """1 - mean Dice score of the masks of two members; absent for a single member."""
+    one_minus_member_dice: float | None = None
+    """1 - mean Dice score of a member's mask and the ensemble's; absent for a single member."""
+    components: int | None = None
+    """Connected regions of foreground."""
+    median_component_px: float | None = None
+    """Median of their pixels, absent without any."""
+
+    @property
+    def defined(self) -> dict[ScoreName, float]:
+        """The risk scores that this image has, by name."""
+        return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 
     @property
     def foreground_fraction(self) -> float:
@@ -60,6 +96,9 @@ class ScoreAccumulator:
         self._all_probs = np.zeros(num_classes)
         self._largest_total = 0.0
         self._largest_epistemic = 0.0
+        self._counts = np.zeros(_BINS, dtype=np.int64)
+        self._sums = np.zeros(_BINS)
+        self._components = ComponentCounter()
 
     def update(
         self,
@@ -80,6 +119,7 @@ class ScoreAccumulator:
             valid: pixels that count, axes (Y, X); all when absent.
         """
         keep = np.ones(mask.shape, dtype=bool) if valid is None else valid
+        self._components.update((mask > 0) & keep)
         if not keep.any():
             return
         for k in range(len(self._pixels)):
@@ -91,18 +131,43 @@ class ScoreAccumulator:
             self._all_probs[k] += _sum(probs[k], keep)
         self._largest_total = max(self._largest_total, float(total[keep].max()))
         self._largest_epistemic = max(self._largest_epistemic, float(epistemic[keep].max()))
+        values = total.ravel() if valid is None else total[keep]
+        bins = np.minimum((values * _BINS).astype(np.intp), _BINS - 1)
+        self._counts += np.bincount(bins, minlength=_BINS)
+        self._sums += np.bincount(bins, weights=values, minlength=_BINS)
 
-    def compute(self, *, empty: EmptyRule) -> ImageScores:
+    def compute(self, *, empty: EmptyRule, agreement: MemberAgreement | None = None) -> ImageScores:
         """Return the scores of all rows added.
 
         Args:
             empty: for a prediction without foreground, ``largest`` takes the largest value of the
                 map instead of a mean over nothing, ``absent`` leaves the score out as the original
                 code in effect does (it yields NaN there).
+            agreement: of the members on the same pixels, where there are several.
 
         Source:
-            Griebel et al. 2023, eq. 5; expected Dice: arXiv 2402.10665.
+            Griebel et al. 2023, eq. 5; expected Dice: arXiv 2402.10665; ``u_class_balanced`` and
+            ``u_top`` (quantile of the foreground ratio): arXiv 2603.29941.
         """
+        scores = self._of_maps(empty)
+        if scores.no_valid_pixels:
+            return scores
+        areas = self._components.areas()
+        scores = replace(
+            scores,
+            components=len(areas),
+            median_component_px=float(np.median(areas)) if len(areas) else None,
+        )
+        if agreement is None:
+            return scores
+        return replace(
+            scores,
+            one_minus_pairwise_dice=agreement.one_minus_pairwise_dice,
+            one_minus_member_dice=agreement.one_minus_member_dice,
+        )
+
+    def _of_maps(self, empty: EmptyRule) -> ImageScores:
+        """Return the scores that the maps of the ensemble tell."""
         pixels = self._pixels
         count = int(pixels.sum())
         if count == 0:
@@ -121,7 +186,20 @@ class ScoreAccumulator:
             class_fractions=fractions,
             empty_prediction=False,
             no_valid_pixels=False,
+            u_top=self._mean_of_largest(foreground),
         )
+
+    def _mean_of_largest(self, count: int) -> float:
+        """Return the mean of the largest values of the total uncertainty.
+
+        All but those that share a bin of the histogram with the last one count exactly; of these
+        the mean counts, so that the result is off by less than 1 / 2^16.
+        """
+        counts, sums = self._counts[::-1], self._sums[::-1]
+        reached = np.cumsum(counts)
+        last = int(np.searchsorted(reached, count))
+        rest = count - int(reached[last] - counts[last])
+        return float((sums[:last].sum() + rest * sums[last] / counts[last]) / count)
 
     def _of_empty(self, fractions: tuple[float, ...]) -> ImageScores:
         return ImageScores(
@@ -132,6 +210,7 @@ class ScoreAccumulator:
             class_fractions=fractions,
             empty_prediction=True,
             no_valid_pixels=False,
+            u_top=self._largest_total,
         )
 
 

@@ -38,6 +38,26 @@ class AxisPlan:
         """Return the number of tiles along the axis."""
         return len(self.placed)
 
+    def cell(self, tile: int) -> slice:
+        """Return the samples of a tile that no other tile sees closer to its middle.
+
+        The cells of all tiles divide the pixels of the axis among them.
+        """
+        start, stop = self.placed[tile].start, self.placed[tile].stop
+        if tile > 0:
+            start = max(start, self._border(tile))
+        if tile + 1 < len(self):
+            stop = min(stop, self._border(tile + 1))
+        origin = self.placed[tile].start - self.kept[tile].start
+        return slice(start - origin, max(start, stop) - origin)
+
+    def _border(self, tile: int) -> int:
+        """Return the first pixel of a tile's cell: halfway between two middles."""
+        here, before = (
+            self.placed[i].start - self.kept[i].start + self.side / 2 for i in (tile, tile - 1)
+        )
+        return min(self.length, max(0, round((here + before) / 2)))
+
     def total_weight(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the sum of all tiles' windows over each pixel, axes (length,)."""
         total = np.zeros(self.length)
@@ -64,6 +84,10 @@ class TilePlan:
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.rows) * len(self.columns)
+
+    def cell(self, spec: TileSpec) -> tuple[slice, slice]:
+        """Return the rows and columns of a tile that no other tile sees closer to its middle."""
+        return self.rows.cell(spec.row), self.columns.cell(spec.column)
 
     def row_span(self, row: int) -> slice:
         """Return the image rows that the tiles of one tile row see."""

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from df2serve.backends import MemberRunner
 from df2serve.config import InferenceConfig
 from df2serve.core import uncertainty
+from df2serve.core.agreement import MemberAgreement, most_probable
 from df2serve.core.augment import View, views
+from df2serve.core.image_statistics import StatisticsAccumulator
 from df2serve.core.mixture import Mixture
 from df2serve.core.normalize import Affine
 from df2serve.core.resolution import RowInterpolator
@@ -24,6 +26,11 @@ from df2serve.io import require_finite
 from df2serve.types import PixelSource, TileBatch
 
 __all__ = ["Engine"]
+
+_Cell = tuple[slice, slice]
+"""Rows and columns of a tile."""
+_Classes = NDArray[np.unsignedinteger]
+"""Most probable classes, axes (masks, pixels)."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +57,8 @@ class Engine:
         plan: TilePlan,
         affine: Affine,
         tile_done: Callable[[int], None],
+        agreement: MemberAgreement,
+        statistics: StatisticsAccumulator,
     ) -> Iterator[Band]:
         """Yield the rows of a prediction from top to bottom.
 
@@ -60,6 +69,8 @@ class Engine:
             plan: the tiles of the image.
             affine: intensities to network input.
             tile_done: called with the number of tiles finished so far.
+            agreement: gathers what the members say of each pixel.
+            statistics: gathers every row of the image.
 
         Raises:
             CancelledError: :attr:`cancel` was set.
@@ -74,14 +85,18 @@ class Engine:
         finer = None if shape == coarse else RowInterpolator(coarse, shape)
         top, done = 0, 0
         for row in range(len(plan.rows)):
-            pixels = image[:, plan.row_span(row), 0 : plan.columns.length]
-            require_finite(pixels, f"rows from {plan.row_span(row).start}")
+            span = plan.row_span(row)
+            pixels = image[:, span, 0 : plan.columns.length]
+            require_finite(pixels, f"rows from {span.start}")
+            statistics.update(pixels[:, max(0, statistics.rows - span.start) :])
             group = max(1, self.batch_size // self.config.views)
             every_spec = [TileSpec(row, column) for column in range(len(plan.columns))]
             for first in range(0, len(every_spec), group):
                 specs = every_spec[first : first + group]
                 tiles = affine(np.stack([plan.cut(pixels, spec) for spec in specs]))
-                for spec, maps in zip(specs, self._maps(tiles), strict=True):
+                mixture, classes = self._mixture(tiles, [plan.cell(spec) for spec in specs])
+                agreement.update(classes)
+                for spec, maps in zip(specs, self._maps(mixture), strict=True):
                     stitcher.add(spec, maps)
                 done += len(specs)
                 tile_done(done)
@@ -92,13 +107,12 @@ class Engine:
                 yield self._band(top, final)
                 top += final.shape[1]
 
-    def _maps(self, tiles: TileBatch) -> NDArray[np.float32]:
+    def _maps(self, mixture: Mixture) -> NDArray[np.float32]:
         """Return what is blended.
 
         These are probabilities, mean squares, where maps are made per tile squared means, and the
         distance where there is one.
         """
-        mixture = self._mixture(tiles)
         mean = mixture.mean
         maps = [mean, mixture.mean_square[:, None]]
         if self.config.map_order == "per_tile":
@@ -107,42 +121,60 @@ class Engine:
             maps.append(_required(mixture.mean_distance)[:, None])
         return np.concatenate(maps, axis=1)
 
-    def _mixture(self, tiles: TileBatch) -> Mixture:
-        """Pool all members and views of some tiles, in smaller batches if memory requires."""
+    def _mixture(self, tiles: TileBatch, cells: Sequence[_Cell]) -> tuple[Mixture, _Classes]:
+        """Pool all members and views of some tiles, in smaller batches if memory requires.
+
+        The classes are those of every member and, last, of their mean, within the tiles' cells.
+        """
         while True:
             try:
-                return self._pooled(tiles)
+                return self._pooled(tiles, cells)
             except OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
                 self.batch_size = max(1, min(self.batch_size, len(tiles) * self.config.views) // 2)
                 _log.warning("out of memory; going on with batches of %d", self.batch_size)
 
-    def _pooled(self, tiles: TileBatch) -> Mixture:
+    def _pooled(self, tiles: TileBatch, cells: Sequence[_Cell]) -> tuple[Mixture, _Classes]:
         tiles_at_once = max(1, self.batch_size // self.config.views)
         parts = [
-            self._mixture_of_batch(tiles[start : start + tiles_at_once])
+            self._mixture_of_batch(tiles[some], cells[some])
             for start in range(0, len(tiles), tiles_at_once)
+            for some in (slice(start, start + tiles_at_once),)
         ]
         if len(parts) == 1:
             return parts[0]
-        distances = [part.distance for part in parts if part.distance is not None]
-        return Mixture(
-            probs=np.concatenate([part.probs for part in parts]),
-            squares=np.concatenate([part.squares for part in parts]),
-            count=parts[0].count,
+        mixtures = [mixture for mixture, _ in parts]
+        distances = [part.distance for part in mixtures if part.distance is not None]
+        pooled = Mixture(
+            probs=np.concatenate([part.probs for part in mixtures]),
+            squares=np.concatenate([part.squares for part in mixtures]),
+            count=mixtures[0].count,
             distance=np.concatenate(distances) if distances else None,
         )
+        return pooled, np.concatenate([classes for _, classes in parts], axis=1)
 
-    def _mixture_of_batch(self, tiles: TileBatch) -> Mixture:
+    def _mixture_of_batch(
+        self, tiles: TileBatch, cells: Sequence[_Cell]
+    ) -> tuple[Mixture, _Classes]:
+        members = (self._member(runner, tiles) for runner in self.runners)
+        mixture = next(members)
+        classes = [_classes_in(mixture.probs, cells)]
+        for member in members:
+            classes.append(_classes_in(member.probs, cells))
+            mixture += member
+        classes.append(_classes_in(mixture.probs, cells))
+        return mixture, np.stack(classes)
+
+    def _member(self, runner: MemberRunner, tiles: TileBatch) -> Mixture:
+        """Return the mixture of one member over all views."""
         every_view = views(self.config.views)
-        passes = [
-            (runner, every_view[first : first + self.batch_size])
-            for runner in self.runners
-            for first in range(0, len(every_view), self.batch_size)
-        ]
-        mixture = self._forward(*passes[0], tiles)
-        for runner, some_views in passes[1:]:
+        first, *others = (
+            every_view[start : start + self.batch_size]
+            for start in range(0, len(every_view), self.batch_size)
+        )
+        mixture = self._forward(runner, first, tiles)
+        for some_views in others:
             mixture += self._forward(runner, some_views, tiles)
         return mixture
 
@@ -166,15 +198,21 @@ class Engine:
         else:
             total = uncertainty.total(probs, scale=scale)
             epistemic = uncertainty.epistemic(probs, mean_square, scale=scale)
-        mask = probs.argmax(axis=0).astype(np.min_scalar_type(classes - 1))
         return Band(
             top=top,
             probs=probs,
-            mask=mask,
+            mask=most_probable(probs),
             total=total,
             epistemic=epistemic,
             distance=final[-1] if self.distance else None,
         )
+
+
+def _classes_in(probs: NDArray[np.float32], cells: Sequence[_Cell]) -> _Classes:
+    """Return the most probable classes within the cells of some tiles, one after the other."""
+    return np.concatenate(
+        [most_probable(tile[:, *cell]).ravel() for tile, cell in zip(probs, cells, strict=True)]
+    )
 
 
 def _required(distance: NDArray[np.float32] | None) -> NDArray[np.float32]:

@@ -79,6 +79,8 @@ class Summary:
     """What is known once the last row is final."""
 
     scores: ImageScores
+    statistics: dict[str, float]
+    """What the image looks like, by name: see :mod:`df2serve.core.image_statistics`."""
     provenance: Provenance
     seconds: float
     """Wall-clock time from the first tile to the last row."""

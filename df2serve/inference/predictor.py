@@ -21,6 +21,8 @@ from df2serve._version import __version__
 from df2serve.artifact import Ensemble, load_ensemble
 from df2serve.backends import MemberRunner, RunnerInfo, open_members
 from df2serve.config import InferenceConfig, RuntimeConfig, preset
+from df2serve.core.agreement import MemberAgreement
+from df2serve.core.image_statistics import StatisticsAccumulator, named_statistics
 from df2serve.core.normalize import affine_of
 from df2serve.core.resolution import CoarseSource
 from df2serve.core.scores import ScoreAccumulator
@@ -120,16 +122,32 @@ class PredictionStream:
             if self._listener is not None:
                 self._listener(Progress(source=self.image.source, done=done, total=len(plan)))
 
+        agreement = MemberAgreement(len(engine.runners), self.num_classes)
+        statistics = StatisticsAccumulator(source.shape[1:])
         bands = engine.bands(
-            source, shape=self.shape, plan=plan, affine=affine, tile_done=tile_done
+            source,
+            shape=self.shape,
+            plan=plan,
+            affine=affine,
+            tile_done=tile_done,
+            agreement=agreement,
+            statistics=statistics,
         )
         for band in bands:
             self._scores.update(
                 probs=band.probs, mask=band.mask, total=band.total, epistemic=band.epistemic
             )
             yield band
+        scores = self._scores.compute(empty=config.empty_score, agreement=agreement)
+        channels = self._predictor.ensemble.manifest.channels
         self._summary = Summary(
-            scores=self._scores.compute(empty=config.empty_score),
+            scores=scores,
+            statistics=named_statistics(
+                statistics.compute(),
+                scores,
+                names=[channel.name for channel in channels],
+                pixels=math.prod(self.shape),
+            ),
             provenance=self._predictor.provenance(self.image, self._created),
             seconds=time.perf_counter() - self._started,
             batch_size=engine.batch_size,

@@ -7,6 +7,7 @@ from df2serve.writers.geojson import geojson
 from df2serve.writers.instances import write_instance_table
 from df2serve.writers.records import Record, RunInfo
 from df2serve.writers.report import write_report
+from df2serve.writers.review import ReviewList, review
 from df2serve.writers.rois import roi_zip
 from df2serve.writers.tables import failure_row, ranking_rows, score_row, write_changes, write_table
 from df2serve.writers.tiff import TiffRowWriter, write_labels, write_mask
@@ -14,6 +15,7 @@ from df2serve.writers.tiff import TiffRowWriter, write_labels, write_mask
 __all__ = [
     "Record",
     "ResultFolder",
+    "ReviewList",
     "RunInfo",
     "TiffRowWriter",
     "Written",
@@ -23,6 +25,7 @@ __all__ = [
     "ranking_rows",
     "read_results",
     "relative_names",
+    "review",
     "roi_zip",
     "score_row",
     "write_changes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,12 +9,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 
-from df2serve.core.ranking import RankedImage
 from df2serve.errors import SourceNotFoundError
 from df2serve.writers._staging import staging
 from df2serve.writers.preview import UNCERTAINTY_COLORS
-from df2serve.writers.records import Record, RunInfo
-from df2serve.writers.tables import ranked
+from df2serve.writers.records import RunInfo
+from df2serve.writers.review import SCORE_TITLES, ReviewList, ReviewPlace
 
 __all__ = ["draw_ranking"]
 
@@ -25,16 +23,13 @@ _CELL_INCHES = (4.4, 2.5)
 _LONGEST_SIDE_PX = 360
 
 
-def draw_ranking(
-    folder: Path, records: Sequence[Record], run: RunInfo, *, threshold: float | None
-) -> Path:
-    """Draw the most doubtful images of a folder with their outlines and uncertainty.
+def draw_ranking(folder: Path, found: ReviewList, run: RunInfo) -> Path:
+    """Draw the images on top of a review list with their outlines and uncertainty.
 
     Args:
         folder: results; its pictures are shown.
-        records: what it holds.
-        run: what they have in common.
-        threshold: U from which on predictions are to be reviewed.
+        found: what it holds, in order.
+        run: what the results have in common.
 
     Returns:
         ``ranking.png`` in the folder.
@@ -43,8 +38,7 @@ def draw_ranking(
         SourceNotFoundError: a picture is missing or damaged.
         OutputError: it cannot be written.
     """
-    places = ranked(records, threshold=threshold)[:_SHOWN]
-    by_name = {record.name: record for record in records}
+    places = found.places[:_SHOWN]
     rows = -(-len(places) // _COLUMNS)
     columns = min(len(places), _COLUMNS)
     figure = Figure((columns * _CELL_INCHES[0] + 0.8, rows * _CELL_INCHES[1]), layout="constrained")
@@ -52,10 +46,10 @@ def draw_ranking(
     for axis in axes.flat:
         axis.set_axis_off()
     for place, left, right in zip(places, axes.flat[::2], axes.flat[1::2], strict=False):
-        record = by_name[place.image.name]
-        left.imshow(_thumbnail(folder / record.files["overlay"].path))
-        right.imshow(_thumbnail(folder / record.files["picture"].path))
-        left.set_title(_title(place), loc="left", fontsize=9)
+        files = place.record.files
+        left.imshow(_thumbnail(folder / files["overlay"].path))
+        right.imshow(_thumbnail(folder / files["picture"].path))
+        left.set_title(_title(place, found.score), loc="left", fontsize=9)
     scale = mpl.cm.ScalarMappable(Normalize(0, run.largest_uncertainty), UNCERTAINTY_COLORS)
     figure.colorbar(scale, ax=axes, label="total uncertainty per pixel", fraction=0.02)
     target = folder / "ranking.png"
@@ -64,10 +58,10 @@ def draw_ranking(
     return target
 
 
-def _title(place: RankedImage) -> str:
-    u = "undefined" if place.image.score is None else f"{place.image.score:.3f}"
+def _title(place: ReviewPlace, score: str) -> str:
+    value = "undefined" if place.score is None else f"{place.score:.3f}"
     review = ", review" if place.needs_review else ""
-    return f"{place.rank}. {place.image.name}  U = {u}{review}"
+    return f"{place.rank}. {place.record.name}  {SCORE_TITLES[score]} = {value}{review}"
 
 
 def _thumbnail(path: Path) -> PillowImage.Image:

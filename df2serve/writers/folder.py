@@ -176,6 +176,7 @@ class ResultFolder:
                     for kind, path in targets.items()
                 },
                 scores=summary.scores,
+                statistics=summary.statistics,
                 provenance=summary.provenance,
                 seconds=summary.seconds,
                 batch_size=summary.batch_size,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 from pydantic import Field, ValidationError
 
 from df2serve.artifact import Calibration, Ensemble, ReviewThreshold
-from df2serve.artifact.manifest import ClassInfo
+from df2serve.artifact.manifest import ClassInfo, Manifest
 from df2serve.config import Frozen, InferenceConfig, InstanceConfig, describe_validation_error
 from df2serve.core.scores import ImageScores
 from df2serve.core.uncertainty import maximum_uncertainty
@@ -74,6 +74,8 @@ class Record(Frozen):
     the mask, ``picture`` of the uncertainty); on request ``probabilities``, and ``labels`` with
     their table ``instances``, ``rois`` and ``geojson``."""
     scores: ImageScores
+    statistics: dict[str, float] = Field(default_factory=dict)
+    """What the image looks like, by name."""
     provenance: Provenance
     seconds: float
     """Wall-clock time of the computation."""
@@ -103,7 +105,7 @@ class RunInfo(Frozen):
     instances: InstanceConfig | None = None
     """How masks are divided into objects, where that was asked for."""
     calibration: Calibration = Calibration()
-    """What the ensemble knows of reference images."""
+    """References and thresholds of the ensemble, if their scores compare with these."""
 
     @property
     def largest_uncertainty(self) -> float:
@@ -118,18 +120,31 @@ class RunInfo(Frozen):
         instances: InstanceConfig | None = None,
     ) -> RunInfo:
         """Describe predictions of an ensemble with these settings."""
-        manifest = ensemble.manifest
+        manifest, calibration = ensemble.manifest, ensemble.calibration
+        if not _compares(calibration, config, manifest):
+            calibration = Calibration()
         return cls(
             ensemble_id=manifest.id,
             ensemble_name=manifest.name,
             ensemble_sha256=ensemble.sha256,
             classes=manifest.classes,
             config=config,
-            threshold=ensemble.calibration.threshold("u"),
+            threshold=calibration.threshold("u"),
             channels=tuple(channel.name for channel in manifest.channels),
             instances=instances,
-            calibration=ensemble.calibration,
+            calibration=calibration,
         )
+
+
+def _compares(calibration: Calibration, config: InferenceConfig, manifest: Manifest) -> bool:
+    """Whether reference scores were computed as these are."""
+    recommended = manifest.inference
+    known = calibration.config or recommended.updated(
+        tile_shape=recommended.tile_shape or manifest.tile_shape,
+        zoom_out=recommended.zoom_out or manifest.zoom_out,
+    ).model_dump(mode="json")
+    now = config.model_dump(mode="json")
+    return {**known, "preset": None} == {**now, "preset": None}
 
 
 def read_run(path: Path) -> RunInfo:

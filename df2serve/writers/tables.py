@@ -9,16 +9,15 @@ from pathlib import Path
 import pandas as pd
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-from df2serve.core.ranking import RankedImage, ScoredImage, rank
 from df2serve.io.corrections import Change
 from df2serve.writers._staging import staging
 from df2serve.writers.records import Record, RunInfo
+from df2serve.writers.review import ReviewList, ReviewPlace
 
 __all__ = [
     "Row",
     "failure_row",
     "needs_review",
-    "ranked",
     "ranking_rows",
     "score_row",
     "write_changes",
@@ -40,10 +39,15 @@ def score_row(record: Record, run: RunInfo) -> Row:
         "needs_review": needs_review(scores.u, run),
         "u_epistemic": scores.u_epistemic,
         "u_class_balanced": scores.u_class_balanced,
+        "u_top": scores.u_top,
         "one_minus_expected_dice": scores.one_minus_expected_dice,
+        "one_minus_pairwise_dice": scores.one_minus_pairwise_dice,
+        "one_minus_member_dice": scores.one_minus_member_dice,
         "foreground_fraction": scores.foreground_fraction,
         **{f"fraction {item.name}": shares.get(item) for item in run.classes[1:]},
         "empty_prediction": scores.empty_prediction,
+        "components": scores.components,
+        "median_component_px": scores.median_component_px,
         **_instance_counts(record, run),
         "height": provenance.image_shape[1],
         "width": provenance.image_shape[2],
@@ -58,22 +62,14 @@ def failure_row(source: str, error: Exception) -> Row:
     return {"source": source, "error": str(error)}
 
 
-def ranking_rows(records: Sequence[Record], run: RunInfo, *, threshold: float | None) -> list[Row]:
-    """Return the review list, the most doubtful image first.
+def ranking_rows(found: ReviewList, run: RunInfo) -> list[Row]:
+    """Return the review list, what to look at first on top.
 
     Args:
-        records: results of one folder.
+        found: results in order.
         run: what they have in common.
-        threshold: U from which on predictions are to be reviewed.
     """
-    by_name = {record.name: record for record in records}
-    places = ranked(records, threshold=threshold)
-    return [_place_row(place, by_name[place.image.name], run) for place in places]
-
-
-def ranked(records: Sequence[Record], *, threshold: float | None) -> list[RankedImage]:
-    """Order results by decreasing U; see :func:`df2serve.core.ranking.rank`."""
-    return rank((_scored(record) for record in records), threshold=threshold)
+    return [_place_row(place, run) for place in found.places]
 
 
 def write_table(rows: Sequence[Row], target: Path) -> tuple[Path, Path]:
@@ -121,19 +117,24 @@ def write_sheet(frame: pd.DataFrame, path: Path, *, title: str) -> None:
                     cell.data_type = "s"
 
 
-def _scored(record: Record) -> ScoredImage:
-    return ScoredImage(
-        name=record.name,
-        score=record.scores.u,
-        empty_prediction=record.scores.empty_prediction,
-        no_valid_pixels=record.scores.no_valid_pixels,
-    )
-
-
-def _place_row(place: RankedImage, record: Record, run: RunInfo) -> Row:
-    row = dict(score_row(record, run)) | {"needs_review": place.needs_review}
+def _place_row(place: ReviewPlace, run: RunInfo) -> Row:
+    low, high = place.dice or (None, None)
+    row = dict(score_row(place.record, run)) | {"needs_review": place.needs_review}
     del row["error"]
-    return {"rank": place.rank, **row, "picture": record.files["overlay"].path}
+    return {
+        "rank": place.rank,
+        "name": place.record.name,
+        "source": place.record.provenance.source,
+        "score": place.score,
+        "percentile": place.percentile,
+        "p_value": place.p_value,
+        "out_of_distribution": place.out_of_distribution,
+        "dice_low": low,
+        "dice_high": high,
+        "reasons": "; ".join(map(str, place.reasons)),
+        **row,
+        "picture": place.record.files["overlay"].path,
+    }
 
 
 def _instance_counts(record: Record, run: RunInfo) -> Row:

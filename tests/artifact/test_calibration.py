@@ -62,3 +62,14 @@ def test_numbers_are_finite(value: str) -> None:
     content = json.dumps(Calibration(references=(reference("a", "held_out", u=0.5),)).model_dump())
     with pytest.raises(ManifestError, match=r"references\.0\.scores\.u"):
         parse_calibration(content.replace("0.5", value).encode())
+
+
+def test_files_of_version_1_are_read() -> None:
+    calibration = Calibration(references=(reference("a", "held_out", u=0.1),))
+    old = json.loads(calibration.to_json()) | {"schema_version": 1}
+    for row in old["references"]:
+        del row["statistics"]
+    assert parse_calibration(json.dumps(old).encode()) == calibration
+    newer = json.dumps(old | {"schema_version": 3}).encode()
+    with pytest.raises(ManifestError, match="schema version 3, this df2serve reads up to 2"):
+        parse_calibration(newer)

@@ -124,4 +124,4 @@ def test_minimum_failing_score() -> None:
 def test_scores_are_plain_values() -> None:
     scores = scores_in_bands(smooth_probs(3), smooth_probs(2)[0], bands=2)
     assert isinstance(scores, ImageScores)
-    assert all(type(v) in (float, bool, tuple) for v in vars(scores).values())
+    assert all(type(v) in (float, int, bool, tuple, type(None)) for v in vars(scores).values())

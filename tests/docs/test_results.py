@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from df2serve import Image, Predictor
-from df2serve.config import InstanceConfig
+from df2serve.config import InstanceConfig, ReviewConfig
 from df2serve.testing import random_ensemble
 from df2serve.writers import (
     ResultFolder,
     ranking_rows,
+    review,
     score_row,
     write_instance_table,
     write_table,
@@ -38,7 +39,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record = target.write(predictor.stream(image)).record
     write_instance_table(folder / "out", [record])
     write_table([score_row(record, target.run)], folder / "out/scores")
-    write_table(ranking_rows([record], target.run, threshold=None), folder / "out/ranking")
+    found = review([record], target.run, config=ReviewConfig())
+    write_table(ranking_rows(found, target.run), folder / "out/ranking")
     return folder / "out"
 
 
@@ -47,7 +49,8 @@ def test_columns(results: Path) -> None:
     described = [name for row in rows for name in re.findall(r"`(.*?)`", row)]
     scores = [name.replace("class 1", "CLASS") for name in pd.read_csv(results / "scores.csv")]
     ranking = [name.replace("class 1", "CLASS") for name in pd.read_csv(results / "ranking.csv")]
-    assert scores == [name for name in described if name not in ("rank", "picture")]
+    places = ["rank", *ranking[ranking.index("score") : ranking.index("u")], "picture"]
+    assert scores == [name for name in described if name not in places]
     assert ranking == [name for name in described if name != "error"]
 
 

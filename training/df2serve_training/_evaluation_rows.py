@@ -8,12 +8,12 @@ from pydantic import Field, JsonValue
 
 from df2serve.artifact.manifest import ExpertRange, ReferenceKind, Temperature
 from df2serve.config import Frozen
+from df2serve.core.scores import SCORES
 from df2serve_training._comparison import Quality
 from df2serve_training._evaluation_settings import EvaluationSettings, Metric
 from df2serve_training._pixels import UncertaintyBin
 
 __all__ = [
-    "SCORES",
     "ClassRow",
     "CorrelationRow",
     "Evaluation",
@@ -25,9 +25,6 @@ __all__ = [
     "SummaryMetric",
     "SummaryRow",
 ]
-
-SCORES = ("u", "u_epistemic", "u_class_balanced", "one_minus_expected_dice")
-"""Risk scores that take part; see ``ImageScores``."""
 
 Place: TypeAlias = Literal["below worst expert", "in expert range", "above best expert"]
 """Where a prediction lies; the ends belong to the range."""
@@ -65,7 +62,10 @@ class ImageRow(Quality, _Image):
     """Scores are those of ``ImageScores``."""
     u_epistemic: float | None
     u_class_balanced: float | None
+    u_top: float | None = None
     one_minus_expected_dice: float | None
+    one_minus_pairwise_dice: float | None = None
+    one_minus_member_dice: float | None = None
     foreground_fraction: float
     empty_prediction: bool
     kind: ReferenceKind
@@ -75,6 +75,8 @@ class ImageRow(Quality, _Image):
     seconds: float
     """Of the prediction."""
     image_sha256: str
+    statistics: dict[str, float] = Field(default_factory=dict)
+    """What the image looks like, by name."""
 
     @property
     def scores(self) -> dict[str, float]:

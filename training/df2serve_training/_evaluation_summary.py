@@ -9,9 +9,9 @@ from statistics import fmean, median, stdev
 from typing import get_args
 
 from df2serve.artifact.manifest import ExpertRange
+from df2serve.core.scores import SCORES
 from df2serve_training._comparison import mean_of_defined
 from df2serve_training._evaluation_rows import (
-    SCORES,
     ClassRow,
     CorrelationRow,
     ExpertReference,

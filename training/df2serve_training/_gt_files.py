@@ -47,7 +47,7 @@ def write_tables(folder: Path, name: str, tables: Mapping[str, Sequence[Frozen]]
         tables: rows by the name of the table; tables without rows are left out.
     """
     frames = {
-        title: pd.DataFrame([row.model_dump() for row in rows]).convert_dtypes()
+        title: pd.json_normalize([row.model_dump() for row in rows]).convert_dtypes()
         for title, rows in tables.items()
         if rows
     }

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from df2serve import __version__
 from df2serve.artifact.manifest import ReferenceKind
-from df2serve.core.scores import ImageScores
+from df2serve.core.scores import SCORES, ImageScores
 from df2serve.errors import InputError
 from df2serve.types import PixelMap, ProbMap, ValidMap
 from df2serve_training._annotations import Annotation
 from df2serve_training._comparison import ClassComparison, compare, mean_quality
 from df2serve_training._estimate import estimate
 from df2serve_training._evaluation_rows import (
-    SCORES,
     ClassRow,
     Evaluation,
     ExpertReference,
@@ -69,6 +68,8 @@ class PredictedImage:
     """Mean class probabilities, axes (K, Y, X)."""
     group: str | None = None
     """What it shares with similar images, such as the animal."""
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    """What the image looks like, by name."""
 
 
 def evaluate(
@@ -214,13 +215,12 @@ class _Judge:
 
 
 def _image_row(image: PredictedImage, compared: Sequence[ClassComparison]) -> ImageRow:
-    scores = asdict(image.scores)
     return ImageRow(
         file=image.name,
         **mean_quality(one.quality for one in compared).model_dump(),
         n_truth=sum(one.n_truth for one in compared),
         n_predicted=sum(one.n_predicted for one in compared),
-        **{name: scores[name] for name in SCORES},
+        **{name: getattr(image.scores, name) for name in SCORES},
         foreground_fraction=image.scores.foreground_fraction,
         empty_prediction=image.scores.empty_prediction,
         kind=image.kind,
@@ -228,6 +228,7 @@ def _image_row(image: PredictedImage, compared: Sequence[ClassComparison]) -> Im
         group=image.group,
         seconds=round(image.seconds, 3),
         image_sha256=image.image_sha256,
+        statistics=dict(image.statistics),
     )
 
 

@@ -17,7 +17,8 @@ from df2serve.artifact.manifest import (
     ShareInterval,
 )
 from df2serve.core.calibration import failure_rate_bound, failure_threshold
-from df2serve_training._evaluation_rows import SCORES, Evaluation
+from df2serve.core.scores import SCORES
+from df2serve_training._evaluation_rows import Evaluation
 from df2serve_training._evaluation_settings import METRICS, Metric
 
 __all__ = ["calibrate", "calibration_of", "references_of"]
@@ -35,6 +36,7 @@ def references_of(evaluation: Evaluation) -> tuple[Reference, ...]:
             group=row.group,
             scores=row.scores,
             quality={metric: value for metric in METRICS if (value := row.of(metric)) is not None},
+            statistics=row.statistics,
         )
         for row in evaluation.images
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from df2serve_training.recipe import Recipe
     from df2serve_training.settings import JobSettings
 
-__all__ = ["compare", "evaluate", "find_rate", "gt", "register", "train"]
+__all__ = ["compare", "evaluate", "evidence", "find_rate", "gt", "register", "train"]
 
 _WARNINGS_SHOWN = 5
 
@@ -48,7 +48,7 @@ _Table = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (gt, train, find_rate, evaluate, compare):
+    for verb in (gt, train, find_rate, evaluate, compare, evidence):
         app.command()(verb)
 
 
@@ -300,6 +300,61 @@ def compare(
             )
     if alike.mean.dice is not None:
         typer.echo(f"masks of {alike.runs} runs agree with each other: Dice {alike.mean.dice:.3f}")
+
+
+def evidence(
+    ensemble: Annotated[
+        str, typer.Argument(help="Ensemble: a folder, a zip file or hf://org/name[@revision].")
+    ],
+    groups: Annotated[
+        list[str],
+        typer.Argument(
+            help="NAME=IMAGES or NAME=IMAGES,MASKS[,KIND] with folders; ordinary images first."
+        ),
+    ],
+    output: _Output,
+    *,
+    preset: Annotated[str | None, typer.Option(help="accurate, fast or deepflash2.")] = None,
+    views: Annotated[int | None, typer.Option(help="Test-time views: 1, 4 or 8.")] = None,
+    required: Annotated[
+        float | None, typer.Option(help="A lower Dice score is a failure: the paper's tau.")
+    ] = None,
+    out_of_fold: Annotated[
+        bool,
+        typer.Option(
+            "--out-of-fold", help="Compare each member with itself, on images that are new to it."
+        ),
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+) -> None:
+    """Measure which ranking finds odd images and failures, on groups of images."""
+    from df2serve.artifact import load_ensemble
+    from df2serve.config import RuntimeConfig
+    from df2serve.config import preset as named
+    from df2serve_training.evidence import EvidenceSettings, examine, parse_group
+
+    opened = load_ensemble(ensemble)
+    recommended = named(preset) if preset else opened.manifest.inference
+    chosen = [parse_group(text, num_classes=opened.manifest.num_classes) for text in groups]
+    with _progress() as bar:
+        task = bar.add_task("examining", total=None)
+        found = examine(
+            opened,
+            chosen,
+            target=output,
+            settings=EvidenceSettings().updated(required=required),
+            config=recommended.updated(views=views),
+            runtime=RuntimeConfig().updated(device=device),
+            out_of_fold=out_of_fold,
+            listener=lambda step: bar.update(
+                task, completed=step.done, total=step.total, description=step.source
+            ),
+        )
+    for remark in found.remarks:
+        typer.echo(f"note: {remark}", err=True)
+    for line in found.lines():
+        typer.echo(line)
+    typer.echo(f"tables and figures: {output}")
 
 
 def _shown(bar: Progress) -> Callable[[StepReport], None]:

@@ -44,7 +44,10 @@ __all__ = [
     "evaluate_ensemble",
     "find_labeled_files",
     "member_scores",
+    "only_members",
     "read_evaluation",
+    "seen_by",
+    "splits_of",
 ]
 
 Listener = Callable[[Progress], None]
@@ -81,7 +84,7 @@ def evaluate_ensemble(
         OutputError: the target exists, or cannot be written.
     """
     _require_same_classes(ensemble, data)
-    splits = _splits_of(ensemble)
+    splits = splits_of(ensemble)
     data = _with_groups(data, splits)
     parts, remarks = _divide(ensemble, data, splits)
     chosen = Predictor(ensemble, config=config, runtime=runtime).config
@@ -175,13 +178,21 @@ def _with_groups(data: LabeledFiles, splits: Splits | None) -> LabeledFiles:
     return replace(data, groups=groups | dict(data.groups))
 
 
-def _splits_of(ensemble: Ensemble) -> Splits | None:
+def splits_of(ensemble: Ensemble) -> Splits | None:
+    """Return what the members were trained on, where the ensemble says so."""
     if _SPLITS not in ensemble.manifest.files:
         return None
     try:
         return Splits.model_validate_json(ensemble.read(_SPLITS))
     except ValidationError as error:
         raise ManifestError(describe_validation_error(_SPLITS, error)) from error
+
+
+def seen_by(ensemble: Ensemble, splits: Splits | None, sha256: str) -> set[int]:
+    """Return the members that were trained on an image, by the hash of its file."""
+    names = set(_trained_as(splits, sha256))
+    unseen = _unseen_by(ensemble, splits, names)
+    return set(range(len(ensemble))) - set(unseen)
 
 
 def _trained_as(splits: Splits | None, sha256: str) -> dict[str, SplitImage]:
@@ -205,7 +216,7 @@ class _Run:
         """Yield the predictions of all images, part by part."""
         self.folder.mkdir()
         for part in parts:
-            chosen = _only(self.ensemble, part.members)
+            chosen = only_members(self.ensemble, part.members)
             with Predictor(chosen, config=self.config, runtime=self.runtime) as predictor:
                 for pair in part.pairs:
                     yield self._predict(predictor, pair, part)
@@ -232,10 +243,11 @@ class _Run:
             uncertainty=prediction.total,
             probs=prediction.probs,
             group=self.data.groups.get(pair.name),
+            statistics=prediction.summary.statistics,
         )
 
 
-def _only(ensemble: Ensemble, members: tuple[int, ...]) -> Ensemble:
+def only_members(ensemble: Ensemble, members: tuple[int, ...]) -> Ensemble:
     """Return the ensemble with some of its members."""
     chosen = tuple(ensemble.manifest.members[number] for number in members)
     return replace(ensemble, manifest=ensemble.manifest.model_copy(update={"members": chosen}))

@@ -15,6 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from df2serve.config import ReviewConfig
 from df2serve.errors import ConfigError, InputError
 from df2serve.files import new_folder
 from df2serve.io import Image, PixelSize, open_image, read_image
@@ -26,7 +27,7 @@ from df2serve.writers.annotation._manifest import (
 )
 from df2serve.writers.folder import read_results
 from df2serve.writers.records import Record, RunInfo
-from df2serve.writers.tables import ranked
+from df2serve.writers.review import review
 from df2serve.writers.tiff import TiffRowWriter
 
 __all__ = ["Window", "export_for_annotation", "most_uncertain_window", "write_classes"]
@@ -99,8 +100,8 @@ def export_for_annotation(
             raise ConfigError(message)
     root = Path(results)
     run, records = read_results(root)
-    by_name = {record.name: record for record in records}
-    chosen = [by_name[place.image.name] for place in ranked(records, threshold=None)[:count]]
+    listed = review(records, run, config=ReviewConfig()).places
+    chosen = [place.record for place in listed[:count]]
     with new_folder(Path(target), empty_ok=True) as folder:
         writer = _Writer(folder, root, Path(images), run)
         names = _flat_names(chosen)

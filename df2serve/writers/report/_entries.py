@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from df2serve.config import ReviewConfig
 from df2serve.errors import SourceNotFoundError
 from df2serve.writers.records import Record, RunInfo
 from df2serve.writers.report._evaluation import EvaluationFacts
 from df2serve.writers.report._references import References
-from df2serve.writers.report._words import SCORE_NAMES, Place, reasons, risk_scores
-from df2serve.writers.tables import ranked
+from df2serve.writers.report._words import SCORE_NAMES, Place, reasons, risk_scores, sentence
+from df2serve.writers.review import review
 
 __all__ = ["Entry", "Quality", "ScoreFact", "entries_of"]
 
@@ -119,11 +120,10 @@ def entries_of(
     Raises:
         SourceNotFoundError: a table of objects is missing.
     """
-    by_name = {record.name: record for record in records}
     quality_of = _qualities(evaluation) if evaluation else {}
     threshold = run.threshold.value if run.threshold else None
-    for place in ranked(records, threshold=threshold):
-        record = by_name[place.image.name]
+    for place in review(records, run, config=ReviewConfig(), threshold=threshold).places:
+        record = place.record
         scores = record.scores
         found = risk_scores(scores)
         sha256 = record.provenance.source_sha256
@@ -135,7 +135,7 @@ def entries_of(
             name=record.name,
             u=scores.u,
             needs_review=place.needs_review,
-            reasons=tuple(reasons(record, run, places.get("u"))),
+            reasons=(*reasons(record, run, places.get("u")), *map(sentence, place.reasons)),
             scores=tuple(_fact(name, value, places[name]) for name, value in found.items()),
             shares=tuple(
                 (item.name, share)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from df2serve.core.scores import ImageScores
 from df2serve.writers.records import Record, RunInfo
 
-__all__ = ["SCORE_NAMES", "Place", "ScoreName", "reasons", "risk_scores"]
+__all__ = ["SCORE_NAMES", "Place", "ScoreName", "reasons", "risk_scores", "sentence"]
 
 _MOSTLY_DISAGREEMENT = 0.5
 _HARDLY_DISAGREEMENT = 0.1
@@ -88,7 +88,7 @@ def reasons(record: Record, run: RunInfo, place: Place | None) -> Iterator[str]:
         yield f"That is more than {place.text} reference images have."
     if not scores.empty_prediction:
         yield from _of_foreground(scores)
-    yield from (_sentence(note) for note in record.notes)
+    yield from map(sentence, record.notes)
 
 
 def _of_foreground(scores: ImageScores) -> Iterator[str]:
@@ -118,5 +118,7 @@ def _of_foreground(scores: ImageScores) -> Iterator[str]:
         yield f"Very little was found: {scores.foreground_fraction:.2%} of the pixels."
 
 
-def _sentence(note: str) -> str:
-    return f"{note[:1].upper()}{note[1:]}" + ("" if note.endswith(".") else ".")
+def sentence(note: object) -> str:
+    """Return a remark with a capital letter and a full stop."""
+    text = str(note)
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
