@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from df2serve.publish.address import HubAddress as HubAddress
     from df2serve.publish.hub import Pulled as Pulled
+    from df2serve.publish.hub import fetch_model as fetch_model
     from df2serve.publish.hub import open_ensemble as open_ensemble
     from df2serve.publish.hub import pull as pull
     from df2serve.publish.model_card import RenderedCard as RenderedCard
@@ -21,7 +22,7 @@ else:
         __name__,
         submod_attrs={
             "address": ["HubAddress"],
-            "hub": ["Pulled", "open_ensemble", "pull"],
+            "hub": ["Pulled", "fetch_model", "open_ensemble", "pull"],
             "model_card": ["RenderedCard", "render_card"],
             "push": ["Change", "PushPlan", "Pushed", "plan_push", "push"],
         },
@@ -34,6 +35,7 @@ __all__ = [
     "PushPlan",
     "Pushed",
     "RenderedCard",
+    "fetch_model",
     "open_ensemble",
     "plan_push",
     "pull",

@@ -17,12 +17,15 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-collect_ignore = ["run_original.py"]  # runs only in the environment that it is made for
+collect_ignore = ["run_original.py", "save_original.py"]  # run only in the environment made for them
 HERE = Path(__file__).parent
 CONSTRAINTS = HERE.parents[1] / "constraints.txt"
-ORIGINAL = "deepflash2==0.3.0"
-# all that `deepflash2.inference` imports; the rest of its requirements conflicts with ours
-IMPORTS = ("fastcore==2.2.39", "numpy", "torch", "torchvision")
+ORIGINAL = ("deepflash2==0.3.0", "segmentation-models-pytorch==0.5.0")
+# all that `deepflash2.inference` and `deepflash2.models` import; the rest conflicts with ours
+IMPORTS = (
+    "fastcore==2.2.39", "fastdownload", "fastprogress", "numpy", "opencv-python-headless", "pip",
+    "timm", "torch", "torchvision",
+)  # fmt: skip
 
 
 class OriginalPrediction(NamedTuple):
@@ -73,7 +76,7 @@ class OriginalEngine:
 @pytest.fixture(scope="session")
 def original_python() -> Path:
     """The interpreter of the original's environment, installed on first use."""
-    requirements = "\n".join((ORIGINAL, *IMPORTS, sys.version, CONSTRAINTS.read_text()))
+    requirements = "\n".join((*ORIGINAL, *IMPORTS, sys.version, CONSTRAINTS.read_text()))
     cache = Path(os.environ.get("DF2SERVE_CACHE", Path.home() / ".cache" / "df2serve"))
     folder = cache / "original" / hashlib.sha256(requirements.encode()).hexdigest()[:12]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ def original_python() -> Path:
             try:
                 _install(folder, python)
             except subprocess.CalledProcessError as error:
-                pytest.skip(f"{ORIGINAL} cannot be installed here: {error.stderr.splitlines()[0]}")
+                pytest.skip(f"{ORIGINAL[0]} cannot be installed here: {error.stderr.splitlines()[0]}")
             installed.touch()
     return python
 
@@ -99,7 +102,7 @@ def _install(folder: Path, python: Path) -> None:
     install = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python)
     _run(sys.executable, "-m", "uv", "venv", "--quiet", "--clear", "-p", sys.executable, folder)
     _run(*install, "--constraint", CONSTRAINTS, *IMPORTS)
-    _run(*install, "--no-deps", ORIGINAL)
+    _run(*install, "--no-deps", *ORIGINAL)
 
 
 def _run(*command: str | Path) -> None:
