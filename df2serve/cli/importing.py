@@ -60,7 +60,7 @@ def import_networks(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make an ensemble of networks that deepflash2 or others trained, without running their code."""
+    """Make an ensemble of networks that others trained, without running their code."""
     from df2serve.importing import ImportSettings, import_ensemble
 
     settings = ImportSettings().updated(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from df2serve.publish.address import HubAddress as HubAddress
+    from df2serve.publish.endpoint import EndpointHandler as EndpointHandler
     from df2serve.publish.hub import Pulled as Pulled
     from df2serve.publish.hub import fetch_model as fetch_model
     from df2serve.publish.hub import open_ensemble as open_ensemble
@@ -22,6 +23,7 @@ else:
         __name__,
         submod_attrs={
             "address": ["HubAddress"],
+            "endpoint": ["EndpointHandler"],
             "hub": ["Pulled", "fetch_model", "open_ensemble", "pull"],
             "model_card": ["RenderedCard", "render_card"],
             "push": ["Change", "PushPlan", "Pushed", "plan_push", "push"],
@@ -30,6 +32,7 @@ else:
 
 __all__ = [
     "Change",
+    "EndpointHandler",
     "HubAddress",
     "Pulled",
     "PushPlan",
