@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from df2serve._version import __version__
+from df2serve.artifact import Ensemble
 from df2serve.config import Frozen, describe_validation_error
 from df2serve.errors import ConfigError, DecodeError
 from df2serve.inference import Prediction, Predictor
@@ -72,8 +73,8 @@ class EndpointHandler:
         """Answer a request.
 
         Args:
-            data: ``inputs``, a TIFF, NPY, PNG or any other image that df2serve reads, in base64; and
-                optional ``parameters``, see :class:`EndpointParameters`.
+            data: ``inputs``, the file of a TIFF, NPY, PNG or other image in base64; and optional
+                ``parameters``, see :class:`EndpointParameters`.
 
         Returns:
             ``maps``, TIFF files in base64 by name, axes (Y, X), of ``probs`` (K, Y, X); ``scores``,
@@ -92,12 +93,10 @@ class EndpointHandler:
         with self._turn:
             prediction = self._predictor.predict(image)
         ensemble = self._predictor.ensemble
-        threshold, u = ensemble.calibration.threshold("u"), prediction.scores.u
-        judged = threshold is not None and u is not None
         return {
             "maps": {name: _tiff(getattr(prediction, name)) for name in parameters.maps},
             "scores": _scores(prediction),
-            "needs_review": u >= threshold.value if judged else None,
+            "needs_review": _needs_review(ensemble, prediction.scores.u),
             "classes": [item.name for item in ensemble.manifest.classes],
             "ensemble": {"id": ensemble.manifest.id, "sha256": ensemble.sha256},
         }
@@ -122,6 +121,11 @@ def _decoded(inputs: object) -> bytes:
     except (binascii.Error, ValueError) as error:
         message = f"inputs is not base64: {error}"
         raise DecodeError(message) from error
+
+
+def _needs_review(ensemble: Ensemble, u: float | None) -> bool | None:
+    threshold = ensemble.calibration.threshold("u")
+    return None if threshold is None or u is None else u >= threshold.value
 
 
 def _tiff(values: NDArray[np.generic]) -> str:

@@ -110,7 +110,9 @@ def test_settings_win(original, tmp_path: Path) -> None:
     assert manifest.license == "CC-BY-4.0"
     assert not any("names" in note for note in imported.notes)
     with pytest.raises(ConfigError, match=r"got 3 names of classes \(a, b, c\); .* has 2"):
-        import_ensemble([original.script], tmp_path / "x", settings=ImportSettings(classes="abc"))
+        import_ensemble(
+            [original.script], tmp_path / "x", settings=settings.updated(classes=("a", "b", "c"))
+        )
 
 
 def test_recorded_results_are_reproduced(original, tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def main() -> None:
     with torch.inference_mode():
         argmax, softmax, stdeviation = torch.jit.load(folder / "ensemble.pt")(image)
     np.savez(
-        folder / "output.npz",
+        folder / "recorded.npz",
+        image=image.numpy(),
         argmax=argmax.numpy(),
         softmax=softmax.numpy(),
         stdeviation=stdeviation.numpy(),
