@@ -13,6 +13,7 @@ import mmap
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,20 +83,31 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
     if not path.is_file():
         message = f"no file at {path}; expected a .pt or .pth file"
         raise SourceNotFoundError(message)
-    try:
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":
-                with zipfile.ZipFile(file) as archive:
-                    yield _open_archive(archive)
-            else:
-                with _mapped(path) as content:
-                    yield _open_row(content)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        message = f"{path.name} is damaged: {error}"
-        raise IntegrityError(message) from error
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            with _zip_errors():
+                archive = zipfile.ZipFile(file)
+            with archive:
+                yield _open_archive(archive)
+        elif path.stat().st_size == 0:
+            message = "it is empty"
+            raise IntegrityError(message)
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                yield _open_row(content)
 
 
 # -- archives -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _zip_errors() -> Iterator[None]:
+    """Translate what reading damaged, encrypted and unusual zip files raises."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        message = f"it is damaged: {error}"
+        raise IntegrityError(message) from error
 
 
 def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
@@ -104,7 +116,7 @@ def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
         message = "it is a zip file without data.pkl; expected a file that PyTorch saved"
         raise UnsupportedFormatError(message)
     prefix = min(pickles, key=lambda name: name.count("/")).removesuffix("data.pkl")
-    with archive.open(f"{prefix}data.pkl") as file:
+    with _zip_errors(), archive.open(f"{prefix}data.pkl") as file:
         content = file.read(PICKLE_LIMIT)
     _require_little_endian(archive, f"{prefix}byteorder")
 
@@ -114,7 +126,8 @@ def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
         if entry is None or entry.file_size != size or entry.compress_type != zipfile.ZIP_STORED:
             message = f"it lacks {size} bytes under {name:.80}"
             raise IntegrityError(message)
-        return archive.read(entry)
+        with _zip_errors():
+            return archive.read(entry)
 
     is_script = f"{prefix}constants.pkl" in archive.NameToInfo
     root = read_pickle(io.BytesIO(content)).value
@@ -124,7 +137,7 @@ def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
 def _require_little_endian(archive: zipfile.ZipFile, name: str) -> None:
     if name not in archive.NameToInfo:
         return
-    with archive.open(name) as file:
+    with _zip_errors(), archive.open(name) as file:
         order = file.read(7)
     if order != b"little":
         message = f"its numbers are {order.decode('ascii', 'replace')} endian; save it elsewhere"
@@ -132,16 +145,6 @@ def _require_little_endian(archive: zipfile.ZipFile, name: str) -> None:
 
 
 # -- rows of pickles ----------------------------------------------------------------------------
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
-            message = f"{path.name} is empty"
-            raise IntegrityError(message)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            yield content
 
 
 def _open_row(content: mmap.mmap) -> TorchFile:

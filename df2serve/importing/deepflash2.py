@@ -106,7 +106,7 @@ def _read(path: Path, encoder: str | None) -> Found:
     try:
         with open_torch_file(path) as file:
             return _read_script(file, path, encoder) if file.is_script else _read_member(file, path)
-    except ArtifactError as error:
+    except (ArtifactError, UnsupportedFormatError) as error:
         error.add_note(path.name)
         raise
     except ValidationError as error:
