@@ -9,13 +9,18 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv-uv/bin/uv)
 UV_INSTALL = $(UV) pip install --quiet --python .venv --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench foreign test test-all lint $(CHECKS) clean
+.PHONY: help demo cards bench foreign test test-all lint $(CHECKS) clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## train, evaluate, predict and rank on generated images, then name the report
 	.venv/bin/df2serve demo
+
+cards: $(INSTALLED) ## render the model cards of published ensembles
+	for folder in model_cards/*/; do \
+		.venv/bin/df2serve card $$folder --card $$folder/card.yaml \
+			--repository ORG/$$(basename $$folder) || exit 1; done
 
 test: $(INSTALLED) ## run the fast tests
 	$(PYTHON) -m pytest -m "not slow and not parity"

@@ -14,7 +14,8 @@ Every message says what was got, what was expected and what to do about it::
     ├── ArtifactError                        an ensemble that cannot be used                   422
     │   ├── ArtifactNotFoundError (FileNotFoundError)                                          404
     │   ├── ManifestError                    ensemble.json does not follow the schema          422
-    │   └── IntegrityError                   a file is missing or its hash differs             422
+    │   ├── IntegrityError                   a file is missing or its hash differs             422
+    │   └── UnsafeArtifactError              a file of weights asks for more than data         422
     ├── HubError                             a hub of models could not be used              502
     │   └── HubAccessError (PermissionError) it wants a login, consent or a right           403
     ├── BackendError                         a member network could not run                    500
@@ -52,6 +53,7 @@ __all__ = [
     "OutputError",
     "ParityError",
     "SourceNotFoundError",
+    "UnsafeArtifactError",
     "UnsupportedFormatError",
 ]
 
@@ -126,6 +128,10 @@ class ManifestError(ArtifactError):
 
 class IntegrityError(ArtifactError):
     """A file of the ensemble is missing, or its hash is not the recorded one."""
+
+
+class UnsafeArtifactError(ArtifactError):
+    """A file of weights asks for more than data: it would run code if it were loaded as usual."""
 
 
 class HubError(Df2ServeError):

@@ -8,6 +8,10 @@ stored as the plain smp U-Net that comes closest, with the key ``_df2serve_netwo
 ignores: a last decoder block with fixed weights blurs a nearest upsampling by ``[1 2 1] / 4``,
 which is the bilinear upsampling everywhere but at the rim of a tile. df2serve builds the exact
 network from the same files.
+
+deepflash2 0.3.0 built networks that lack the last stage of their encoder, because
+``encoder_depth=4`` means another thing in newer versions of smp. ``create_network`` refuses such a
+description as a mistake, unless the same key says that it is meant: ``"truncated"``.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ __all__ = [
     "create_network",
     "dump_network",
     "input_multiple",
+    "is_truncated",
     "load_network",
     "load_state",
 ]
@@ -126,7 +131,7 @@ def create_network(config: Mapping[str, Any]) -> nn.Module:
     arguments["encoder_weights"] = None
     variant, name = config.get(_VARIANT), str(config.get(_CLASS))
     network_class = smp.MODEL_ARCHITECTURES_MAPPING.get(name.lower())
-    if network_class is None or variant not in (None, "deepflash2"):
+    if network_class is None or variant not in (None, "deepflash2", "truncated"):
         known = ", ".join(c.__name__ for c in smp.MODEL_ARCHITECTURES_MAPPING.values())
         message = f"unknown network class {variant or name!r}; expected one of {known}"
         raise ManifestError(message)
@@ -142,7 +147,8 @@ def create_network(config: Mapping[str, Any]) -> nn.Module:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         message = f"cannot build {name} from its config.json: {error}"
         raise ManifestError(message) from error
-    _require_last_stage(network, arguments)
+    if variant != "truncated":
+        _require_last_stage(network)
     return network
 
 
@@ -167,6 +173,17 @@ def input_multiple(network: nn.Module) -> int:
     return int(cast("Any", network).encoder.output_stride)
 
 
+def is_truncated(network: nn.Module) -> bool:
+    """Return whether the encoder lacks its last stage.
+
+    For encoders whose first stage has stride 4, smp 0.5 and later count an empty stage of stride 2,
+    so that the depth 4 that older versions needed for all four stages drops the last one now.
+    """
+    channels = getattr(getattr(network, "encoder", None), "out_channels", (0, 1))
+    depth = cast("Any", network).config.get("encoder_depth", 5)
+    return len(channels) > 1 and channels[1] == 0 and depth < 5
+
+
 def dump_network(network: nn.Module) -> tuple[bytes, bytes]:
     """Return the contents of ``config.json`` and ``model.safetensors`` of a network.
 
@@ -181,6 +198,8 @@ def dump_network(network: nn.Module) -> tuple[bytes, bytes]:
     elif type(network).__name__.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
         arguments = cast("Any", network).config
         config = {**arguments, "encoder_weights": None, _CLASS: type(network).__name__}
+        if is_truncated(network):
+            config[_VARIANT] = "truncated"
         state = network.state_dict()
     else:
         message = (
@@ -247,17 +266,12 @@ def _require_own_arguments(network_class: type[nn.Module], arguments: Mapping[st
         raise ManifestError(message)
 
 
-def _require_last_stage(network: nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Refuse an encoder that smp cut short.
-
-    For encoders whose first stage has stride 4, smp 0.5 and later count an empty stage of stride 2,
-    so that the depth 4 that older versions needed for all four stages drops the last one now.
-    """
-    channels = getattr(getattr(network, "encoder", None), "out_channels", (0, 1))
-    depth = arguments.get("encoder_depth", 5)
-    if len(channels) > 1 and channels[1] == 0 and depth < 5:
+def _require_last_stage(network: nn.Module) -> None:
+    """Refuse an encoder that smp cut short."""
+    if is_truncated(network):
+        arguments = cast("Any", network).config
         message = (
-            f"encoder_depth={depth} drops the last stage of {arguments.get('encoder_name')!r}; "
-            "use encoder_depth=5"
+            f"encoder_depth={arguments['encoder_depth']} drops the last stage of "
+            f"{arguments.get('encoder_name')!r}; use encoder_depth=5"
         )
         raise ConfigError(message)

@@ -14,6 +14,7 @@ from df2serve.cli.check import check
 from df2serve.cli.demo import demo
 from df2serve.cli.doctor import doctor
 from df2serve.cli.export import export
+from df2serve.cli.importing import import_networks
 from df2serve.cli.info import info
 from df2serve.cli.predict import predict
 from df2serve.cli.pull import pull
@@ -70,6 +71,7 @@ _VERBS = (
 for _verb in _VERBS:
     app.command()(_verb)
 app.add_typer(rois, name="rois")
+app.command("import")(import_networks)
 
 
 def main() -> None:

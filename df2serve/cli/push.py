@@ -25,6 +25,9 @@ def push(
     package: Annotated[
         Path | None, typer.Option(help="Package of this ensemble, from 'df2serve export'.")
     ] = None,
+    endpoint: Annotated[
+        bool, typer.Option("--endpoint", help="Make it deployable as an Inference Endpoint.")
+    ] = False,
     private: Annotated[bool, typer.Option("--private", help="Of a new repository.")] = False,
     pull_request: Annotated[
         bool, typer.Option("--pull-request", help="Propose the changes instead of making them.")
@@ -41,7 +44,13 @@ def push(
 
     opened = load_ensemble(ensemble)
     with plan_push(
-        opened, address, version=version, package=package, private=private, review=pull_request
+        opened,
+        address,
+        version=version,
+        package=package,
+        endpoint=endpoint,
+        private=private,
+        review=pull_request,
     ) as plan:
         if not as_json:
             _tell(plan)

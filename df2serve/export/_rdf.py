@@ -92,7 +92,7 @@ def describe(facts: PackageFacts) -> dict[str, Any]:
         "type": "model",
         "format_version": "0.5.10",
         "id": manifest.id,
-        "name": _name(manifest.name, source),
+        "name": _name(card.name or manifest.name, source),
         "description": str(card.description)[:1024],
         "documentation": "README.md",
         "covers": ["cover.png"],

@@ -19,7 +19,7 @@ def readme(facts: PackageFacts) -> str:
     source, card = facts.source, facts.card
     manifest = source.ensemble.manifest
     sections = [
-        f"# {manifest.name}",
+        f"# {card.name or manifest.name}",
         f"## Description\n\n{card.description}\n\n{_method(facts)}",
         f"## Intended Use\n\n{card.intended_use or _use(facts)}",
         f"## Input and Output\n\n{_tensors(facts)}",

@@ -75,6 +75,8 @@ class Card(Frozen):
     """What people say about an ensemble. Nothing is ever filled in for them."""
 
     title: ClassVar[str] = "card"
+    name: Text | None = None
+    """Title; the ensemble's own when absent."""
     authors: tuple[Person, ...] = ()
     """Who made the ensemble; needed."""
     license: Text | None = None

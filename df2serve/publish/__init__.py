@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from df2serve.publish.address import HubAddress as HubAddress
+    from df2serve.publish.endpoint import EndpointHandler as EndpointHandler
     from df2serve.publish.hub import Pulled as Pulled
+    from df2serve.publish.hub import fetch_model as fetch_model
     from df2serve.publish.hub import open_ensemble as open_ensemble
     from df2serve.publish.hub import pull as pull
     from df2serve.publish.model_card import RenderedCard as RenderedCard
@@ -21,7 +23,8 @@ else:
         __name__,
         submod_attrs={
             "address": ["HubAddress"],
-            "hub": ["Pulled", "open_ensemble", "pull"],
+            "endpoint": ["EndpointHandler"],
+            "hub": ["Pulled", "fetch_model", "open_ensemble", "pull"],
             "model_card": ["RenderedCard", "render_card"],
             "push": ["Change", "PushPlan", "Pushed", "plan_push", "push"],
         },
@@ -29,11 +32,13 @@ else:
 
 __all__ = [
     "Change",
+    "EndpointHandler",
     "HubAddress",
     "Pulled",
     "PushPlan",
     "Pushed",
     "RenderedCard",
+    "fetch_model",
     "open_ensemble",
     "plan_push",
     "pull",

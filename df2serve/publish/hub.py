@@ -33,7 +33,16 @@ from df2serve.files import new_folder
 from df2serve.publish._client import UNREACHABLE, Listing, hub_errors, list_files
 from df2serve.publish.address import HubAddress
 
-__all__ = ["EXPORTS", "MANIFEST", "PAPERS", "Content", "Pulled", "open_ensemble", "pull"]
+__all__ = [
+    "EXPORTS",
+    "MANIFEST",
+    "PAPERS",
+    "Content",
+    "Pulled",
+    "fetch_model",
+    "open_ensemble",
+    "pull",
+]
 
 Content: TypeAlias = Literal["ensemble", "exports", "all"]
 
@@ -43,6 +52,7 @@ PAPERS = ("README.md", "LICENSE", "CITATION.cff", "cover.png")
 EXPORTS = ("package/", "onnx/", "torchscript/")
 """Folders of a repository with the ensemble for other programs."""
 
+_MODEL = ("config.json", "model.safetensors")
 _PATH: TypeAdapter[str] = TypeAdapter(RelativePath)
 _log = logging.getLogger(__name__)
 
@@ -82,6 +92,41 @@ def open_ensemble(address: str, *, limits: HubLimits | None = None) -> Ensemble:
     with hub_errors(parsed):
         folder = _fetch_ensemble(parsed, limits or HubLimits())
     return load_ensemble(folder, cache=folder.parents[1])
+
+
+def fetch_model(address: str, *, limits: HubLimits | None = None) -> Path:
+    """Fetch one plain model of segmentation-models-pytorch, for ``import_ensemble``.
+
+    ``config.json`` and ``model.safetensors`` are fetched and nothing else, above all no pickle.
+
+    Args:
+        address: ``hf://org/name`` or ``hf://org/name@revision``.
+        limits: how much is fetched at most; defaults when absent.
+
+    Returns:
+        The folder in huggingface_hub's cache that holds both.
+
+    Raises:
+        ArtifactNotFoundError: no such repository or revision, or one of the files is not in it.
+        Df2ServeError: see :func:`open_ensemble`.
+    """
+    parsed = HubAddress.parse(address)
+    with hub_errors(parsed):
+        listing = list_files(parsed)
+        missing = [name for name in _MODEL if name not in listing.files]
+        if missing:
+            message = (
+                f"{parsed} holds no {missing[0]}; expected a model that smp's save_pretrained "
+                "wrote. Files that are pickles (.bin) are not opened"
+            )
+            raise ArtifactNotFoundError(message)
+        _require_limits(parsed, listing, _MODEL, limits or HubLimits())
+        folder = _snapshot(parsed, listing, _MODEL)
+    for name in _MODEL:
+        if not listing.files[name].holds((folder / name).read_bytes()):
+            message = f"{name} of {parsed} is not the listed one; remove {folder.parents[1]}"
+            raise IntegrityError(message)
+    return folder
 
 
 def pull(
@@ -220,7 +265,7 @@ def _require_limits(
             f"{limits.max_files} with {limits.max_bytes}, raise the limits if you trust it"
         )
         raise LimitExceededError(message)
-    if listing.files[MANIFEST].size > MANIFEST_LIMIT:
+    if MANIFEST in names and listing.files[MANIFEST].size > MANIFEST_LIMIT:
         message = (
             f"{MANIFEST} of {address} has {listing.files[MANIFEST].size} bytes, expected at most "
             f"{MANIFEST_LIMIT}"

@@ -56,7 +56,7 @@ def render_card(ensemble: Ensemble, card: Card, *, repository: str | None = None
     rendered = ModelCard.from_template(
         _metadata(ensemble, card, chosen),
         template_str=template.read_text(encoding="utf-8"),
-        name=manifest.name,
+        name=card.name or manifest.name,
         description=card.description or manifest.description,
         members=len(ensemble),
         views=manifest.inference.views,
@@ -111,7 +111,7 @@ def _metadata(ensemble: Ensemble, card: Card, chosen: list[Reference]) -> ModelC
         pipeline_tag="image-segmentation",
         tags=["df2serve", "deep-ensemble", "uncertainty", "bioimage", *card.tags],
         datasets=_hub_dataset(card),
-        model_name=manifest.name if results else None,
+        model_name=(card.name or manifest.name) if results else None,
         eval_results=results or None,
         **origin,
     )

@@ -29,6 +29,7 @@ from df2serve.artifact.manifest import FileEntry, parse_manifest
 from df2serve.errors import ConfigError, ExportError, HubError
 from df2serve.publish._client import Listing, create_api, hub_errors, list_files
 from df2serve.publish.address import HubAddress
+from df2serve.publish.endpoint import endpoint_files
 from df2serve.publish.hub import EXPORTS, MANIFEST, PAPERS
 
 __all__ = ["Change", "PushPlan", "Pushed", "plan_push", "push"]
@@ -99,6 +100,7 @@ def plan_push(
     version: str | None = None,
     readme: str | None = None,
     package: Path | None = None,
+    endpoint: bool = False,
     private: bool = False,
     review: bool = False,
 ) -> Iterator[PushPlan]:
@@ -114,6 +116,7 @@ def plan_push(
         version: ``1.2.0`` becomes the tags ``1.2.0`` and ``v1.2.0``.
         readme: model card instead of the folder's.
         package: bioimage.io package of this ensemble for the folder ``package/``.
+        endpoint: add what an Inference Endpoint needs, ``handler.py`` and ``requirements.txt``.
         private: what a new repository is, and an existing one has to be.
         review: open a pull request instead of changing ``main``.
 
@@ -131,6 +134,8 @@ def plan_push(
         if package is not None:
             _require_members(ensemble, package)
             contents |= _unpacked(package, Path(folder))
+        if endpoint:
+            contents |= endpoint_files()
         with hub_errors(parsed):
             listing = _listing(parsed)
             _require_repository(parsed, listing, version=version, private=private, review=review)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +17,16 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-collect_ignore = ["run_original.py"]  # runs only in the environment that it is made for
+# run only in the environment that is made for them
+collect_ignore = ["run_original.py", "save_original.py"]
 HERE = Path(__file__).parent
 CONSTRAINTS = HERE.parents[1] / "constraints.txt"
-ORIGINAL = "deepflash2==0.3.0"
-# all that `deepflash2.inference` imports; the rest of its requirements conflicts with ours
-IMPORTS = ("fastcore==2.2.39", "numpy", "torch", "torchvision")
+ORIGINAL = ("deepflash2==0.3.0", "segmentation-models-pytorch==0.5.0")
+# all that `deepflash2.inference` and `deepflash2.models` import; the rest conflicts with ours
+IMPORTS = (
+    "fastcore==2.2.39", "fastdownload", "fastprogress", "numpy", "opencv-python-headless", "pip",
+    "timm", "torch", "torchvision",
+)  # fmt: skip
 
 
 class OriginalPrediction(NamedTuple):
@@ -70,10 +74,41 @@ class OriginalEngine:
             return OriginalPrediction(**arrays)
 
 
+class OriginalFiles(NamedTuple):
+    """What the original package saved, and what it made of an image then."""
+
+    ensemble: Path
+    """TorchScript, ``.pt``."""
+    members: list[Path]
+    """Pickles, ``.pth``."""
+    recorded: Path
+    """``.npz`` of ``image``, axes (Y, X, C), and of the original's three results."""
+
+
+@pytest.fixture(scope="session")
+def original_files(
+    original_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., OriginalFiles]:
+    """Let the original save two random members and their ensemble, and predict an image."""
+
+    def save(
+        image: NDArray[np.float32], *, network: dict[str, object], settings: dict[str, object]
+    ) -> OriginalFiles:
+        folder = tmp_path_factory.mktemp("saved")
+        np.save(folder / "image.npy", image)
+        options = ("--network", json.dumps(network), "--settings", json.dumps(settings))
+        script = HERE / "save_original.py"
+        _run(original_python, "-I", script, folder, *options, "--members", "2")
+        members = sorted(folder.glob("*.pth"))
+        return OriginalFiles(folder / "ensemble.pt", members, folder / "recorded.npz")
+
+    return save
+
+
 @pytest.fixture(scope="session")
 def original_python() -> Path:
     """The interpreter of the original's environment, installed on first use."""
-    requirements = "\n".join((ORIGINAL, *IMPORTS, sys.version, CONSTRAINTS.read_text()))
+    requirements = "\n".join((*ORIGINAL, *IMPORTS, sys.version, CONSTRAINTS.read_text()))
     cache = Path(os.environ.get("DF2SERVE_CACHE", Path.home() / ".cache" / "df2serve"))
     folder = cache / "original" / hashlib.sha256(requirements.encode()).hexdigest()[:12]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +119,9 @@ def original_python() -> Path:
             try:
                 _install(folder, python)
             except subprocess.CalledProcessError as error:
-                pytest.skip(f"{ORIGINAL} cannot be installed here: {error.stderr.splitlines()[0]}")
+                pytest.skip(
+                    f"{ORIGINAL[0]} cannot be installed here: {error.stderr.splitlines()[0]}"
+                )
             installed.touch()
     return python
 
@@ -99,7 +136,7 @@ def _install(folder: Path, python: Path) -> None:
     install = (sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python)
     _run(sys.executable, "-m", "uv", "venv", "--quiet", "--clear", "-p", sys.executable, folder)
     _run(*install, "--constraint", CONSTRAINTS, *IMPORTS)
-    _run(*install, "--no-deps", ORIGINAL)
+    _run(*install, "--no-deps", *ORIGINAL)
 
 
 def _run(*command: str | Path) -> None:

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 import df2serve
 from df2serve.artifact import Ensemble, load_ensemble, with_files
-from df2serve.config import HubLimits
+from df2serve.config import HubLimits, NoNormalization
 from df2serve.errors import (
     ArtifactNotFoundError,
     ConfigError,
@@ -23,7 +23,8 @@ from df2serve.errors import (
     ManifestError,
     OutputError,
 )
-from df2serve.publish import HubAddress, open_ensemble, pull
+from df2serve.importing import ImportSettings, import_ensemble
+from df2serve.publish import HubAddress, fetch_model, open_ensemble, pull
 
 ADDRESS = "hf://lab/cells"
 
@@ -324,3 +325,28 @@ def test_pull_exports(shared, hub, hub_server, tmp_path: Path) -> None:
         change(shared, name, None)
     with pytest.raises(ArtifactNotFoundError, match="has no exports"):
         pull(ADDRESS, tmp_path / "none", content="exports")
+
+
+# -- plain models -------------------------------------------------------------------------------
+
+
+def test_plain_models_are_fetched_without_their_pickles(
+    shared, hub, hub_server, ensemble: Ensemble, tmp_path: Path
+) -> None:
+    for name in ("ensemble.json", "members/fold-0/config.json", "package/rdf.yaml"):
+        change(shared, name, None)
+    change(shared, "pytorch_model.bin", hub_server.Blob(b"\x80\x04cos\nsystem\n."))
+    folder = fetch_model(ADDRESS)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert not any("pytorch_model" in call for call in hub.calls)
+    settings = ImportSettings(normalization=NoNormalization(), tile_shape=(64, 64))
+    imported = import_ensemble([folder], tmp_path / "imported", settings=settings).ensemble
+    assert len(imported) == 1
+    tile = torch.linspace(-1, 1, 64 * 64).reshape(1, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(imported.load_member(0)(tile), ensemble.load_member(0)(tile))
+    with pytest.raises(LimitExceededError, match="asks for 2 files"):
+        fetch_model(ADDRESS, limits=HubLimits(max_bytes=1000))
+    change(shared, "model.safetensors", None)
+    with pytest.raises(ArtifactNotFoundError, match=r"no model.safetensors; .*are not opened"):
+        fetch_model(ADDRESS)
