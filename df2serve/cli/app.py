@@ -19,6 +19,8 @@ from df2serve.cli.predict import predict
 from df2serve.cli.pull import pull
 from df2serve.cli.push import push
 from df2serve.cli.rank import rank
+from df2serve.cli.upload import upload
+from df2serve.cli.uploaded import uploaded
 
 __all__ = ["app", "main"]
 
@@ -48,7 +50,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, export, check, card, push, pull, doctor):
+for _verb in (demo, predict, rank, info, export, check, card, push, pull, upload, uploaded, doctor):
     app.command()(_verb)
 
 
