@@ -9,15 +9,15 @@ import json
 import os
 import sys
 
-from hypha.core import UserInfo, UserPermission
-from hypha.core.auth import create_scope, generate_auth_token
-from hypha_rpc import connect_to_server
-
 PERMISSIONS = {"*": "r", "@": "r+", "reviewer-1": "rw+", "visitor-2": "r"}
 ANIMALS = {"animal_adjective": ["brave", "calm", "kind"], "animal": ["lynx", "otter", "shark"]}
 
 
 async def prepare(url: str) -> dict[str, str]:
+    from hypha.core import UserInfo, UserPermission
+    from hypha.core.auth import create_scope, generate_auth_token
+    from hypha_rpc import connect_to_server
+
     root = await connect_to_server(
         {"server_url": url, "token": os.environ["HYPHA_ROOT_TOKEN"], "client_id": "root"}
     )
