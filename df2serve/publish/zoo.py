@@ -108,16 +108,16 @@ def plan_upload(
         ExportError: the check found errors.
         SourceNotFoundError: nothing is there.
     """
-    report = check_package(path, trust=trust, limits=limits)
-    if not report.ok:
-        errors = [item for item in report.findings if item.severity is Severity.ERROR]
-        codes = ", ".join(sorted({item.code for item in errors}))
-        message = f"{path} fails its check ({codes}); see 'df2serve check', and export it again"
-        raise ExportError(message)
     with open_package(Path(path), limits) as (package, _):
-        if package is None or package.listing is None:
+        if package is not None and package.listing is None:
             message = f"got {path}; expected a package, that is a zip file or a folder"
             raise ConfigError(message)
+        report = check_package(path, trust=trust, limits=limits)
+        if package is None or not report.ok:
+            errors = [item for item in report.findings if item.severity is Severity.ERROR]
+            codes = ", ".join(sorted({item.code for item in errors}))
+            message = f"{path} fails its check ({codes}); see 'df2serve check', and export it again"
+            raise ExportError(message)
         yield UploadPlan(rdf=_plain(package.rdf), files=_files(package), report=report)
 
 

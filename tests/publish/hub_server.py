@@ -578,7 +578,9 @@ class Hub:
 
     async def put_large(self, request: Request) -> Response:
         oid = request.path_params["oid"]
-        await self._receive(request, temporary := self.store.lfs / f"{oid}.part")
+        # clients may send the same content twice at a time
+        temporary = self.store.lfs / f"{oid}.{len(self.calls)}.part"
+        await self._receive(request, temporary)
         return self._accept(oid, temporary)
 
     async def put_part(self, request: Request) -> Response:

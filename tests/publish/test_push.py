@@ -182,10 +182,10 @@ def test_versions_stay(hub, ensemble: Ensemble) -> None:
     changed = with_files(ensemble, {"LICENSE": b"MIT\n"})
     with pytest.raises(HubError, match=r"has a version 1\.0\.0 already"):
         published(changed, version="1.0.0")
-    refs = hub.repositories["lab/cells"].refs
-    assert set(refs.values()) == {first.commit}
+    repository = hub.repositories["lab/cells"]
+    assert set(repository.refs.values()) == {first.commit}
     second = published(changed, version="1.1.0")
-    assert refs["refs/tags/v1.1.0"] == second.commit != first.commit
+    assert repository.refs["refs/tags/v1.1.0"] == second.commit != first.commit
 
 
 def test_rights(hub, hub_server, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
