@@ -47,17 +47,22 @@ def upload(
     from df2serve.publish import Zoo, plan_upload
 
     settings = zoo_settings(server)
-    with plan_upload(package, trust=trust or ()) as plan:
-        if dry_run:
+    if dry_run:
+        with plan_upload(package, trust=trust or ()) as plan:
             _tell_plan(plan, as_json=as_json)
-            return
-        with Zoo(read_token(), settings=settings) as zoo:
-            done = zoo.upload(plan, name=name, review=not draft, listener=_tell)
+        return
+    # the token first, because the check takes its time
+    with (
+        Zoo(read_token(), settings=settings) as zoo,
+        plan_upload(package, trust=trust or ()) as plan,
+    ):
+        done = zoo.upload(plan, name=name, review=not draft, listener=_tell)
+        size = plan.size
     if as_json:
         facts = {"id": done.name, "status": done.status, "versions": list(done.versions)}
         print_json(facts)
     else:
-        typer.echo(f"{done.name}: {done.status}, {plan.size / 1e6:.1f} MB compared")
+        typer.echo(f"{done.name}: {done.status}, {size / 1e6:.1f} MB compared")
 
 
 def _tell_plan(plan: UploadPlan, *, as_json: bool) -> None:

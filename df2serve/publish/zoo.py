@@ -239,10 +239,11 @@ class Zoo:
     def _create(self, plan: UploadPlan) -> Submission:
         collection = self._service.call("read", artifact_id=self._collection)
         # only when an artifact is created can the reviewers be let in
+        members = (collection.get("config") or {}).get("permissions") or {}
         permissions = {
             account: "rw+"
-            for account, code in collection["config"]["permissions"].items()
-            if code in _CURATING and account not in {"*", "@"}
+            for account, code in members.items()
+            if account not in {"*", "@"} and isinstance(code, str) and code in _CURATING
         }
         made = self._service.call(
             "create",

@@ -653,7 +653,7 @@ class Hub:
         headers = {"X-Repo-Commit": commit}
         if entry.large is None:
             headers |= {"ETag": f'"{entry.oid}"'}
-            return Response(self.tampered.get(path, entry.stored), headers=headers)
+            return _in_range(request, self.tampered.get(path, entry.stored), headers)
         oid, size = entry.large
         headers |= {"X-Linked-Size": str(size), "X-Linked-Etag": f'"{oid}"'}
         if xet := self.store.xet_hash(oid):
@@ -696,6 +696,16 @@ class Hub:
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
         status = int(headers.pop("Status", "200")[:3])
         return Response(content, status, headers=headers)
+
+
+def _in_range(request: Request, content: bytes, headers: dict[str, str]) -> Response:
+    """Answer with the part that is asked for, or with everything."""
+    found = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+    if found is None:
+        return Response(content, headers=headers)
+    first, last = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
+    headers |= {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+    return Response(content[first : last + 1], 206, headers=headers)
 
 
 def _open_review(repository: Repository) -> int:

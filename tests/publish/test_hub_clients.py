@@ -23,11 +23,8 @@ from df2serve.artifact import Ensemble, load_ensemble, with_files
 from df2serve.errors import HubError
 from df2serve.publish import Pushed, plan_push, pull, push
 
-pytestmark = [
-    pytest.mark.slow,
-    # how huggingface_hub itself uploads large files
-    pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning"),
-]
+# how huggingface_hub itself uploads large files
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
 
 ADDRESS = "hf://lab/cells"
 FOREIGN = Path(sys.prefix) / "foreign"
@@ -91,13 +88,15 @@ def test_huggingface_hub(hub, transfer: str, ensemble: Ensemble, tmp_path: Path)
     assert load_ensemble(f"{ADDRESS}@1.2.0").sha256 == ensemble.sha256
 
 
+@pytest.mark.slow
 def test_git(hub, transfer: str, hub_server, ensemble: Ensemble, tmp_path: Path) -> None:
-    if shutil.which("git-lfs") is None:
-        pytest.skip("git-lfs is not installed; 'apt-get install git-lfs' does it")
+    lfs = shutil.which("git-lfs", path=f"{FOREIGN}{os.pathsep}{os.environ['PATH']}")
+    if lfs is None:
+        pytest.skip("git-lfs is not installed; 'make foreign' fetches it")
     published(ensemble, private=True)
     settings = {
-        "filter.lfs.smudge": "git-lfs smudge -- %f",
-        "filter.lfs.process": "git-lfs filter-process",
+        "filter.lfs.smudge": f"{lfs} smudge -- %f",
+        "filter.lfs.process": f"{lfs} filter-process",
         "filter.lfs.required": "true",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -115,6 +114,7 @@ def test_git(hub, transfer: str, hub_server, ensemble: Ensemble, tmp_path: Path)
     assert_same_members(tmp_path / "clone", ensemble)
 
 
+@pytest.mark.slow
 def test_the_javascript_client(hub, transfer: str, hub_server, ensemble: Ensemble) -> None:
     module = FOREIGN / "npm/node_modules/@huggingface/hub/dist/index.mjs"
     if shutil.which("node") is None or not module.is_file():
@@ -184,6 +184,7 @@ offline = false
         server.wait()
 
 
+@pytest.mark.slow
 def test_a_mirror(
     hub, hub_server, ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_mirror(
     assert any("/resolve/" in call for call in hub.calls)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_downloads(
     hub, hub_server, ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

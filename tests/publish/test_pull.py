@@ -264,7 +264,7 @@ def test_a_tampered_download_is_caught(shared, hub, tmp_path: Path) -> None:
         opened.load_member(1)
     with pytest.raises(IntegrityError, match="was changed") as caught:
         pull(ADDRESS, tmp_path / "out")
-    assert "to fetch it again, remove" in caught.value.__notes__[0]
+    assert caught.value.__notes__ == ["to fetch it again, first run: hf cache rm model/lab/cells"]
     assert not (tmp_path / "out").exists()
 
 

@@ -31,14 +31,12 @@ pytestmark = [
 
 COLLECTION = "bioimage-io/bioimage.io"
 
-# what a person has who lost patience with the upload that bioimageio.spec brings
+# bioimageio.spec itself waits five seconds for an answer
 SPEC_UPLOAD = """
-import sys
+import functools, httpx, sys
 from bioimageio.spec import load_model_description, upload
-try:
-    upload(load_model_description(sys.argv[1], perform_io_checks=True))
-except Exception as error:
-    print(type(error).__name__)
+httpx.post, httpx.put = (functools.partial(f, timeout=120) for f in (httpx.post, httpx.put))
+upload(load_model_description(sys.argv[1]))
 """
 
 
@@ -267,6 +265,14 @@ def test_the_program(server, df2serve, package: Path, monkeypatch: pytest.Monkey
     assert (code, out) == (0, f"{found['id']}: in-review; public versions: none\n")
 
 
+def test_a_dry_run_talks_to_nobody(df2serve, plan: UploadPlan, package: Path) -> None:
+    nobody = ("--server", "http://127.0.0.1:9")
+    code, out, _ = df2serve("upload", package, "--dry-run", *nobody)
+    assert code == 0
+    assert "send  weights_torchscript.pt  " in out
+    assert out.endswith(" MB to send; the check passed\n")
+
+
 def test_how_the_upload_of_bioimageio_spec_differs(
     server, zoo: Zoo, plan: UploadPlan, package: Path, tmp_path: Path
 ) -> None:
@@ -282,9 +288,11 @@ def test_how_the_upload_of_bioimageio_spec_differs(
         "BIOIMAGEIO_HYPHA_UPLOAD": f"{server.url}/public/services/artifact-manager/create",
         "BIOIMAGEIO_HYPHA_UPLOAD_TOKEN": server.tokens["admin"],
     }
-    subprocess.run(
-        [sys.executable, "-c", SPEC_UPLOAD, tmp_path / "rdf.yaml"], env=environment, check=True
-    )
+    done = subprocess.run(
+        [sys.executable, "-c", SPEC_UPLOAD, tmp_path / "rdf.yaml"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert public(server) > before, done.stderr
     (theirs,) = public(server) - before  # published
     content = stored(server, theirs.rpartition("/")[2], "README.md")
     assert content != plan.files["README.md"].read_bytes()

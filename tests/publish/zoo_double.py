@@ -89,7 +89,7 @@ class ZooDouble:
 
     def read(self, artifact_id: str, stage: bool = False) -> dict:
         if artifact_id == COLLECTION:
-            permissions = {"*": "r", "@": "rw", "reviewer-1": "rw+", "visitor-2": "r"}
+            permissions = {"*": ["read"], "@": "rw", "reviewer-1": "rw+", "visitor-2": ["list"]}
             return {"config": {"permissions": permissions}}
         return self.model
 
