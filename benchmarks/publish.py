@@ -1,16 +1,16 @@
 """Measure what it takes to push an ensemble to a Hub and to pull it: bytes, time, memory.
 
 The Hub is the tests' own one on loopback, so that times are those of reading, hashing, packing and
-writing, not of a network. Each step runs in a process of its own.
+writing, not of a network.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,9 +33,8 @@ HUB = Path(__file__).parents[1] / "tests" / "publish" / "hub_server.py"
 ADDRESS = "hf://lab/cells"
 ENCODER = "tu-tf_efficientnet_lite0"
 MEMBERS, QUICK_MEMBERS = 5, 2
-REPEATS = 3
 TRANSFERS = ("lfs", "xet")
-STEPS = ("first push", "push of the same", "push with one new member", "pull", "pull of the same")
+STEPS = ("first push", "push of the same", "push with one new member", "pull", "second pull")
 
 
 @dataclass(frozen=True)
@@ -47,26 +46,40 @@ class Cost:
     step: str
     moved_mb: float | None
     """Large files that reached or left the Hub, as it counts them; None where it cannot."""
-    seconds: float
+    wall_s: float
+    cpu_s: float
+    """Processor time, which other work on the machine disturbs least."""
     beyond_mib: float
-    """Largest resident memory beyond what libraries and the opened ensemble took."""
+    """Largest resident memory beyond what the process had before."""
 
 
-def run_step(step: str, ensemble: Path, target: Path) -> dict[str, float]:
-    """Push or pull in this process."""
+def serve_steps(folder: Path, place: Path) -> None:
+    """Push and pull in this process, a step for every line that comes in."""
     from df2serve.publish import plan_push, pull, push
 
-    opened = load_ensemble(ensemble)
-    before, start = peak_mib(), time.perf_counter()
-    if step.startswith("push") or step.startswith("first"):
-        with plan_push(opened, ADDRESS) as plan:
-            push(plan)
-    else:
-        pull(ADDRESS, target)
-    return {"seconds": time.perf_counter() - start, "beyond_mib": peak_mib() - before}
+    ensembles = {name: load_ensemble(folder / name) for name in ("first", "second")}
+    for step, _ in zip(STEPS, sys.stdin, strict=False):
+        opened = ensembles["second" if step in STEPS[2:] else "first"]
+        before = _reset_peak()
+        wall, cpu = time.perf_counter(), time.process_time()
+        if "push" in step:
+            with plan_push(opened, ADDRESS) as plan:
+                push(plan)
+        else:
+            pull(ADDRESS, place / step)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        found = {"wall_s": wall, "cpu_s": cpu, "beyond_mib": peak_mib() - before}
+        print(json.dumps(found), flush=True)
 
 
-def measure(*, members: int, repeats: int, quick: bool) -> tuple[list[Cost], float]:
+def _reset_peak() -> float:
+    """Forget the largest memory so far, where the system can, and return what is left, in MiB."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_mib()
+
+
+def measure(*, members: int, quick: bool) -> tuple[list[Cost], float]:
     """Return the costs of all steps, and the size of the ensemble's weights in MB."""
     hub_server = _load(HUB)
     costs = []
@@ -77,11 +90,10 @@ def measure(*, members: int, repeats: int, quick: bool) -> tuple[list[Cost], flo
         save_ensemble(folder / "first", fields, networks[:-1], files={})
         changed = [*networks[: members - 1], networks[-1]]
         second = save_ensemble(folder / "second", fields, changed, files={})
-        for repeat in range(repeats):
-            for transfer in TRANSFERS:
-                place = folder / f"{transfer}-{repeat}"
-                with hub_server.Hub(place).serving() as hub:
-                    costs += _steps(transfer, hub, hub_server.OWNER, folder, place)
+        for transfer in TRANSFERS:
+            place = folder / transfer
+            with hub_server.Hub(place).serving() as hub:
+                costs += _steps(transfer, hub, hub_server.OWNER, folder, place)
         sizes = [
             second.manifest.files[f"{m.folder}/model.safetensors"] for m in second.manifest.members
         ]
@@ -99,21 +111,21 @@ def _steps(transfer: str, hub: Any, token: str, folder: Path, place: Path) -> li
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    costs = []
-    for index, step in enumerate(STEPS):
-        ensemble = folder / ("first" if index < 2 else "second")
-        moved = _moved(transfer, hub)
-        command = [sys.executable, __file__, "--child", step, ensemble, place / f"copy-{index}"]
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        known = transfer == "lfs" or "push" in step
-        costs.append(
-            Cost(
-                transfer=transfer,
-                step=step,
-                moved_mb=(_moved(transfer, hub) - moved) / 1e6 if known else None,
-                **json.loads(done.stdout),
-            )
-        )
+    command = [sys.executable, __file__, "--child", folder, place]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        costs = []
+        for step in STEPS:
+            before = _moved(transfer, hub)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            found = json.loads(child.stdout.readline())
+            known = transfer == "lfs" or "push" in step
+            moved = (_moved(transfer, hub) - before) / 1e6 if known else None
+            costs.append(Cost(transfer=transfer, step=step, moved_mb=moved, **found))
     return costs
 
 
@@ -127,33 +139,27 @@ def _moved(transfer: str, hub: Any) -> int:
 
 def report(costs: Sequence[Cost], machine: Machine, *, members: int, size_mb: float) -> str:
     """Return the table with what it needs to be read."""
-    rows = [
-        (step, transfer, *_summary([c for c in costs if (c.step, c.transfer) == (step, transfer)]))
-        for step in STEPS
-        for transfer in TRANSFERS
-    ]
-    header = ("step", "transfer", "moved, MB", "seconds", "memory, MiB")
+    rows = [_row(cost) for step in STEPS for cost in costs if cost.step == step]
+    header = ("step", "transfer", "moved, MB", "seconds", "processor, seconds", "memory, MiB")
     return f"""\
 # Pushing and pulling an ensemble
 
 {machine}.
 
-{members} members with random weights, {size_mb:.0f} MB of weights, to a Hub on the same machine
+{members} members with random weights, {size_mb:.0f} MB, to a Hub on the same machine
 (`tests/publish/hub_server.py`): no network, but hashing, comparing and writing. The folder holds
-the first member's weights twice, which travel once. Each step is a process of its own. Moved:
-large files that the Hub received or sent; of xet, what its store of chunks grew by, which only
-pushes show. Memory: largest resident memory beyond that of the libraries. Medians of repeated runs.
+the first member's weights twice; they travel once. Moved: large files that the Hub received or
+sent; of xet, by how much its store of chunks grew, which only pushes show. Memory: largest
+resident memory beyond that before the step. The machine did other work meanwhile, which lengthens
+seconds but hardly processor seconds.
 
 {markdown_table(header, rows)}"""
 
 
-def _summary(costs: Sequence[Cost]) -> tuple[str, str, str]:
-    moved = [cost.moved_mb for cost in costs if cost.moved_mb is not None]
-    return (
-        f"{statistics.median(moved):.1f}" if moved else "",
-        f"{statistics.median(cost.seconds for cost in costs):.2f}",
-        f"{statistics.median(cost.beyond_mib for cost in costs):.0f}",
-    )
+def _row(cost: Cost) -> tuple[str, ...]:
+    moved = "" if cost.moved_mb is None else f"{cost.moved_mb:.1f}"
+    seconds = (f"{cost.wall_s:.1f}", f"{cost.cpu_s:.1f}")
+    return (cost.step, cost.transfer, moved, *seconds, f"{cost.beyond_mib:.0f}")
 
 
 def _network(seed: int, *, quick: bool) -> nn.Module:
@@ -178,14 +184,13 @@ def main() -> None:
     """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two tiny members; write nothing")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        step, ensemble, target = arguments.child
-        print(json.dumps(run_step(step, Path(ensemble), Path(target))))
+        serve_steps(*map(Path, arguments.child))
         return
-    members, repeats = (QUICK_MEMBERS, 1) if arguments.quick else (MEMBERS, REPEATS)
-    costs, size_mb = measure(members=members, repeats=repeats, quick=arguments.quick)
+    members = QUICK_MEMBERS if arguments.quick else MEMBERS
+    costs, size_mb = measure(members=members, quick=arguments.quick)
     machine = describe_machine("huggingface_hub", "hf-xet")
     text = report(costs, machine, members=members, size_mb=size_mb)
     print(text)

@@ -108,6 +108,7 @@ class Repository:
 
     def resolve(self, revision: str) -> str | None:
         refs = self.refs
+        revision = "main" if revision == "HEAD" else revision
         names = (f"refs/heads/{revision}", f"refs/tags/{revision}", revision)
         found = next((refs[name] for name in names if name in refs), None)
         is_commit = re.fullmatch("[0-9a-f]{40}", revision) and revision in self.history()
