@@ -62,7 +62,8 @@ class Submission:
     name: str
     """Its id: an adjective and an animal."""
     status: str
-    """``draft``, ``in-review`` or ``in-revision`` of what is staged, else ``published``."""
+    """``draft``, ``in-review`` or ``in-revision`` of what is staged, else ``published``; ``empty``
+    if there is neither."""
     is_staged: bool
     """Whether there is a version that is not public."""
     versions: tuple[str, ...]
@@ -218,7 +219,7 @@ class Zoo:
             HubAccessError: the account must not remove it.
         """
         found = self.find(name)
-        if not found.is_staged:
+        if found.status == "published":
             message = f"{name} has no draft; what is published stays, or ask the Zoo's reviewers"
             raise HubError(message)
         artifact = self._artifact(name)
@@ -311,10 +312,11 @@ def _submission(name: str, found: Mapping[str, Any]) -> Submission:
     versions = tuple(version["version"] for version in found.get("versions") or ())
     is_staged = staging is not None
     manifest = found.get("manifest") or {}
+    settled = "published" if versions else "empty"
     intents = [entry["_intent"] for entry in staging or () if "_intent" in entry]
     return Submission(
         name=name,
-        status=str(manifest.get("status", "draft")) if is_staged else "published",
+        status=str(manifest.get("status", "draft")) if is_staged else settled,
         is_staged=is_staged,
         versions=versions,
         edits_published=is_staged and bool(versions) and intents != ["new_version"],

@@ -159,6 +159,10 @@ def test_a_draft_is_deleted_not_discarded(server, zoo: Zoo, plan: UploadPlan) ->
     assert zoo.delete("kind-otter").status == "draft"
     arguments = {"artifact_id": "bioimage-io/kind-otter", "delete_files": True}
     assert server.calls[-1] == ("delete", arguments)
+    zoo.upload(plan)
+    server.discard()  # as others may, which leaves neither draft nor version
+    assert zoo.delete("kind-otter").status == "empty"
+    assert server.calls[-1] == ("delete", arguments)
 
 
 def test_other_artifacts_are_left_alone(server, zoo: Zoo, plan: UploadPlan) -> None:
