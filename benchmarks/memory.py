@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 import tifffile
 import torch
 from _images import micrographs
-from _timing import Machine, describe_machine, markdown_table, write_results
+from _timing import Machine, describe_machine, markdown_table, peak_mib, write_results
 from numpy.typing import NDArray
 
 from df2serve import Predictor, RuntimeConfig
@@ -64,7 +63,7 @@ def predict_and_measure(mode: str, ensemble: Path, strip: Path) -> Peak:
         Predictor(ensemble, config=config, runtime=RuntimeConfig(device="cpu")) as predictor,
         open_image(strip) as image,
     ):
-        before = _peak_mib()
+        before = peak_mib()
         stream = predictor.stream(image)
         if mode == IN_BANDS:
             for _ in stream:
@@ -75,7 +74,7 @@ def predict_and_measure(mode: str, ensemble: Path, strip: Path) -> Peak:
             height=image.shape[1],
             mode=mode,
             before=before,
-            peak=_peak_mib(),
+            peak=peak_mib(),
             seconds=stream.summary.seconds,
         )
 
@@ -159,16 +158,6 @@ def _in_child(mode: str, ensemble: Path, strip: Path) -> Peak:
     command = [sys.executable, __file__, "--child", mode, str(ensemble), str(strip)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Peak(**json.loads(done.stdout))
-
-
-def _peak_mib() -> float:
-    """Return the largest resident memory of this process so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
 def main() -> None:

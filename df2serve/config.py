@@ -33,6 +33,7 @@ __all__ = [
     "RuntimeConfig",
     "SeedConfig",
     "TrainingNormalization",
+    "ZooSettings",
     "describe_validation_error",
     "preset",
 ]
@@ -301,6 +302,18 @@ class HubLimits(Frozen):
     """Files that are fetched."""
     max_bytes: Annotated[int, Field(ge=1)] = 32 << 30
     """Bytes of all of them together."""
+
+
+class ZooSettings(Frozen):
+    """Where the BioImage Model Zoo takes models in."""
+
+    title: ClassVar[str] = "settings of the Zoo"
+    server: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] = "https://hypha.aicell.io"
+    """Address of the artifact service; without encryption on this machine alone."""
+    collection: Annotated[str, Field(pattern=r"^[\w-]+/[\w.-]+$")] = "bioimage-io/bioimage.io"
+    """Workspace and name of the collection that holds the models."""
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """Time without an answer after which a request is given up."""
 
 
 def describe_validation_error(what: str, error: ValidationError) -> str:

@@ -24,6 +24,8 @@ from df2serve.cli.report import report
 from df2serve.cli.review import review
 from df2serve.cli.rois import rois
 from df2serve.cli.run import run
+from df2serve.cli.upload import upload
+from df2serve.cli.uploaded import uploaded
 
 __all__ = ["app", "main"]
 
@@ -66,6 +68,8 @@ _VERBS = (
     card,
     push,
     pull,
+    upload,
+    uploaded,
     doctor,
 )
 for _verb in _VERBS:

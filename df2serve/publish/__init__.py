@@ -1,4 +1,4 @@
-"""Ensembles out to the world and back: the Hugging Face Hub and its model cards."""
+"""Ensembles out to the world and back: the Hugging Face Hub, and the BioImage Model Zoo."""
 
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from df2serve.publish.push import PushPlan as PushPlan
     from df2serve.publish.push import plan_push as plan_push
     from df2serve.publish.push import push as push
+    from df2serve.publish.zoo import Sent as Sent
+    from df2serve.publish.zoo import Submission as Submission
+    from df2serve.publish.zoo import UploadPlan as UploadPlan
+    from df2serve.publish.zoo import Zoo as Zoo
+    from df2serve.publish.zoo import plan_upload as plan_upload
 else:
     import lazy_loader
 
@@ -27,6 +32,7 @@ else:
             "hub": ["Pulled", "fetch_model", "open_ensemble", "pull"],
             "model_card": ["RenderedCard", "render_card"],
             "push": ["Change", "PushPlan", "Pushed", "plan_push", "push"],
+            "zoo": ["Sent", "Submission", "UploadPlan", "Zoo", "plan_upload"],
         },
     )
 
@@ -38,9 +44,14 @@ __all__ = [
     "PushPlan",
     "Pushed",
     "RenderedCard",
+    "Sent",
+    "Submission",
+    "UploadPlan",
+    "Zoo",
     "fetch_model",
     "open_ensemble",
     "plan_push",
+    "plan_upload",
     "pull",
     "push",
     "render_card",

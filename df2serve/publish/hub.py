@@ -91,7 +91,8 @@ def open_ensemble(address: str, *, limits: HubLimits | None = None) -> Ensemble:
     parsed = HubAddress.parse(address)
     with hub_errors(parsed):
         folder = _fetch_ensemble(parsed, limits or HubLimits())
-    return load_ensemble(folder, cache=folder.parents[1])
+    # what came over xet lies in a store that all repositories of the cache share
+    return load_ensemble(folder, cache=folder.parents[2])
 
 
 def fetch_model(address: str, *, limits: HubLimits | None = None) -> Path:
@@ -154,7 +155,7 @@ def pull(
         if content != "exports":
             ensemble = open_ensemble(address, limits=allowed)
             parsed = replace(parsed, revision=ensemble.source.name)
-            written |= _copy(folder, _ensemble_files(ensemble))
+            written |= _copy(folder, _ensemble_files(parsed, ensemble))
         if content != "ensemble":
             with hub_errors(parsed):
                 listing = list_files(parsed)
@@ -284,14 +285,14 @@ def _is_safe(name: str) -> bool:
 # -- copies -------------------------------------------------------------------------------------
 
 
-def _ensemble_files(ensemble: Ensemble) -> Iterator[tuple[str, bytes]]:
+def _ensemble_files(address: HubAddress, ensemble: Ensemble) -> Iterator[tuple[str, bytes]]:
     """Yield the verified files of an ensemble in the cache, and its papers."""
     yield MANIFEST, ensemble.manifest_content()
     try:
         for name in ensemble.manifest.files:
             yield name, ensemble.read(name)
     except IntegrityError as error:
-        error.add_note(f"to fetch it again, remove {ensemble.source.parents[1]}")
+        error.add_note(f"to fetch it again, first run: hf cache rm model/{address.repo}")
         raise
     for name in PAPERS:
         if name not in ensemble.manifest.files and (ensemble.source / name).is_file():
@@ -315,7 +316,10 @@ def _export_files(
     for name in names:
         content = (folder / name).read_bytes()
         if not listing.files[name].holds(content):
-            message = f"{name} of {address} is not the listed one; remove {folder.parents[1]}"
+            message = (
+                f"{name} of {address} is not the listed one; to fetch it again, first run: hf "
+                f"cache rm model/{address.repo}"
+            )
             raise IntegrityError(message)
         yield name, content
 

@@ -40,3 +40,15 @@ def test_training_steps_of_both_pipelines_see_alike_patches():
     foreground = dict(re.findall(r"^\| ([^|]+) \|.* (0\.\d+) \|$", text, re.MULTILINE))
     assert len(foreground) == 3
     assert all(0.01 < float(share) < 0.9 for share in foreground.values())
+
+
+@pytest.mark.slow
+def test_a_push_moves_what_changed():
+    rows = re.findall(
+        r"^\| ([^|]+) \| (lfs|xet) \| ([\d.]*) \|", run_quick("publish.py"), re.MULTILINE
+    )
+    moved = {(step, transfer): float(mb) for step, transfer, mb in rows if mb}
+    for transfer in ("lfs", "xet"):
+        member = moved["push with one new member", transfer]
+        assert moved["first push", transfer] == pytest.approx(2 * member, rel=0.1)
+        assert moved["push of the same", transfer] == 0

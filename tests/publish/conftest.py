@@ -30,7 +30,7 @@ def hub(
     hub_server: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[object]:
     """A fresh Hub, an empty cache, and nobody logged in."""
-    with hub_server.Hub().serving() as hub:
+    with hub_server.Hub(tmp_path / "hub").serving() as hub:
         settings = {
             "ENDPOINT": hub.url,
             "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
@@ -62,15 +62,14 @@ def ensemble(original: Ensemble, tmp_path: Path) -> Ensemble:
 @pytest.fixture
 def shared(hub: object, hub_server: ModuleType, ensemble: Ensemble) -> object:
     """The repository of the ensemble, on the Hub."""
-    repository = hub_server.Repository()
+    repository = hub.create_repository(NAME)
     files = {
-        path.relative_to(ensemble.source).as_posix(): hub_server.Blob(path.read_bytes())
+        path.relative_to(ensemble.source).as_posix(): path.read_bytes()
         for path in ensemble.source.rglob("*")
         if path.is_file()
     }
-    files["README.md"] = hub_server.Blob(b"# Cells\n")
-    files["trap.pkl"] = hub_server.Blob(b"\x80\x04cos\nsystem\n.")
-    files["package/rdf.yaml"] = hub_server.Blob(b"type: model\n")
-    repository.commit("refs/heads/main", files)
-    hub.repositories[NAME] = repository
+    files["README.md"] = b"# Cells\n"
+    files["trap.pkl"] = b"\x80\x04cos\nsystem\n."
+    files["package/rdf.yaml"] = b"type: model\n"
+    repository.commit(hub_server.MAIN, files)
     return repository

@@ -31,7 +31,7 @@ ADDRESS = "hf://lab/cells"
 
 def change(repository, path: str, blob) -> None:
     """Commit one file to `main`; None removes it."""
-    files = dict(repository.commits[repository.refs["refs/heads/main"]])
+    files = repository.files(repository.refs["refs/heads/main"])
     if blob is None:
         del files[path]
     else:
@@ -93,7 +93,8 @@ def test_only_what_is_needed_is_fetched(hub, shared) -> None:
 
 
 def test_offline_the_second_time(hub, shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared.refs["refs/tags/v1.2"] = commit = shared.refs["refs/heads/main"]
+    commit = shared.refs["refs/heads/main"]
+    shared.set_ref("refs/tags/v1.2", commit)
     first = load_ensemble(f"{ADDRESS}@v1.2")
     hub.calls.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -138,7 +139,7 @@ def test_a_branch_is_followed(shared, hub_server, ensemble: Ensemble) -> None:
     first = load_ensemble(ADDRESS)
     changed = with_files(ensemble, {"LICENSE": b"MIT\n"})
     for name in ("ensemble.json", "LICENSE"):
-        change(shared, name, hub_server.Blob((changed.source / name).read_bytes()))
+        change(shared, name, (changed.source / name).read_bytes())
     second = load_ensemble(ADDRESS)
     assert (first.sha256, second.sha256) == (ensemble.sha256, changed.sha256)
     assert second.read("LICENSE") == b"MIT\n"
@@ -219,7 +220,7 @@ def test_unsafe_and_missing_names(
 ) -> None:
     entry = {"sha256": "0" * 64, "bytes": 1}
     content = edited(ensemble, lambda fields: fields["files"].update({path: entry}))
-    change(shared, "ensemble.json", hub_server.Blob(content))
+    change(shared, "ensemble.json", content)
     with pytest.raises(error):
         load_ensemble(ADDRESS)
     assert not any("safetensors" in call for call in hub.calls)
@@ -227,9 +228,9 @@ def test_unsafe_and_missing_names(
 
 def test_names_are_no_patterns(shared, hub_server, ensemble: Ensemble) -> None:
     changed = with_files(ensemble, {"notes[1].txt": b"one"})
-    change(shared, "notes[1].txt", hub_server.Blob(b"one"))
-    change(shared, "notes1.txt", hub_server.Blob(b"another"))
-    manifest = hub_server.Blob((changed.source / "ensemble.json").read_bytes())
+    change(shared, "notes[1].txt", b"one")
+    change(shared, "notes1.txt", b"another")
+    manifest = (changed.source / "ensemble.json").read_bytes()
     change(shared, "ensemble.json", manifest)
     opened = load_ensemble(ADDRESS)
     assert opened.read("notes[1].txt") == b"one"
@@ -246,9 +247,9 @@ def test_limits(shared, hub, ensemble: Ensemble) -> None:
 
 def test_a_repository_that_contradicts_its_manifest(shared, hub, hub_server) -> None:
     weights = "members/fold-1/model.safetensors"
-    good = shared.commits[shared.refs["refs/heads/main"]][weights].content
+    good = shared.files(shared.refs["refs/heads/main"])[weights]
     for content in (good + b"\0", good[:-1] + b"\x01"):
-        change(shared, weights, hub_server.Blob(content))
+        change(shared, weights, content)
         with pytest.raises(IntegrityError, match="is not the file that its ensemble"):
             load_ensemble(ADDRESS)
     assert not any("safetensors" in call for call in hub.calls)
@@ -256,7 +257,7 @@ def test_a_repository_that_contradicts_its_manifest(shared, hub, hub_server) -> 
 
 def test_a_tampered_download_is_caught(shared, hub, tmp_path: Path) -> None:
     weights = "members/fold-1/model.safetensors"
-    good = shared.commits[shared.refs["refs/heads/main"]][weights].content
+    good = shared.files(shared.refs["refs/heads/main"])[weights]
     hub.tampered[weights] = good[:-1] + bytes([good[-1] ^ 1])
     opened = load_ensemble(ADDRESS)
     opened.load_member(0)
@@ -264,8 +265,17 @@ def test_a_tampered_download_is_caught(shared, hub, tmp_path: Path) -> None:
         opened.load_member(1)
     with pytest.raises(IntegrityError, match="was changed") as caught:
         pull(ADDRESS, tmp_path / "out")
-    assert "to fetch it again, remove" in caught.value.__notes__[0]
+    assert caught.value.__notes__ == ["to fetch it again, first run: hf cache rm model/lab/cells"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_connection_that_breaks_off(shared, hub, ensemble: Ensemble) -> None:
+    weights = "members/fold-1/model.safetensors"
+    hub.cut[weights] = 100_000
+    opened = load_ensemble(ADDRESS)  # huggingface_hub asks for the rest
+    assert hub.cut == {}
+    opened.verify()
+    assert opened.sha256 == ensemble.sha256
 
 
 def test_links_are_followed_in_the_cache_alone(shared, tmp_path: Path) -> None:
@@ -313,11 +323,11 @@ def test_pull_exports(shared, hub, hub_server, tmp_path: Path) -> None:
     assert (tmp_path / "exports/package/rdf.yaml").read_text() == "type: model\n"
     everything = pull(ADDRESS, tmp_path / "all", content="all").files
     assert {"package/rdf.yaml", "ensemble.json", "model.safetensors"} <= set(everything)
-    change(shared, "package/../escape", hub_server.Blob(b"x"))
+    change(shared, "package/../escape", b"x")
     with pytest.raises(IntegrityError, match="expected plain relative paths"):
         pull(ADDRESS, tmp_path / "unsafe", content="exports")
     change(shared, "package/../escape", None)
-    change(shared, "onnx/model.onnx", hub_server.Blob(b"graph"))
+    change(shared, "onnx/model.onnx", b"graph")
     hub.tampered["onnx/model.onnx"] = b"grapH"
     with pytest.raises(IntegrityError, match="is not the listed one"):
         pull(ADDRESS, tmp_path / "tampered", content="exports")

@@ -1,5 +1,8 @@
 """What a push changes on the Hub, and what it refuses."""
 
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -21,6 +24,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:De
 
 ADDRESS = "hf://lab/cells"
 MAIN = "refs/heads/main"
+LOAD = """
+import sys
+from bioimageio.spec import load_description
+for name in sys.argv[1:]:
+    print(type(load_description(name)).__name__)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +48,8 @@ def test_round_trip(hub, ensemble: Ensemble, tmp_path: Path) -> None:
     pushed = published(ensemble, version="1.2.0", private=True)
     repository = hub.repositories["lab/cells"]
     assert repository.private
-    assert len(repository.commits) == 2  # the Hub's own first one, and ours
-    assert set(repository.commits[pushed.commit]) == {
+    assert len(repository.history()) == 2  # the Hub's own first one, and ours
+    assert set(repository.files(pushed.commit)) == {
         ".gitattributes", "README.md", "ensemble.json", *ensemble.manifest.files
     }  # fmt: skip
     for tag in ("1.2.0", "v1.2.0"):
@@ -60,7 +69,7 @@ def test_only_changes_are_sent(hub, ensemble: Ensemble, tmp_path: Path) -> None:
     hub.uploaded.clear()
     with plan_push(ensemble, ADDRESS) as plan:
         assert (plan.changes, plan.unchanged, plan.size) == ((), 7, 0)
-        before = dict(hub.repositories["lab/cells"].refs)
+        before = hub.repositories["lab/cells"].refs
         assert push(plan).commit == before[MAIN]
     assert hub.repositories["lab/cells"].refs == before
     other = random_ensemble(tmp_path / "other", members=3, channels=1, classes=2, tile=64)
@@ -79,15 +88,15 @@ def test_what_an_ensemble_lost_is_deleted(hub, hub_server, ensemble: Ensemble, t
     larger = random_ensemble(tmp_path / "larger", members=3, channels=1, classes=2, tile=64)
     published(larger)
     repository = hub.repositories["lab/cells"]
-    files = repository.commits[repository.refs[MAIN]]
-    extra = {name: hub_server.Blob(b"x") for name in ("package/rdf.yaml", "notes.txt")}
+    files = repository.files(repository.refs[MAIN])
+    extra = dict.fromkeys(("package/rdf.yaml", "notes.txt"), b"x")
     repository.commit(MAIN, files | extra)
     with plan_push(ensemble, ADDRESS) as plan:
         gone = {change.path for change in plan.changes if change.kind == "delete"}
         push(plan)
     fold = "members/fold-2"
     assert gone == {f"{fold}/config.json", f"{fold}/model.safetensors", "package/rdf.yaml"}
-    assert "notes.txt" in repository.commits[repository.refs[MAIN]]
+    assert "notes.txt" in repository.files(repository.refs[MAIN])
     assert load_ensemble(ADDRESS).sha256 == ensemble.sha256
 
 
@@ -119,8 +128,8 @@ def test_a_change_in_between_is_noticed(hub, hub_server, ensemble: Ensemble) -> 
     repository = hub.repositories["lab/cells"]
     changed = with_files(ensemble, {"LICENSE": b"MIT\n"})
     with plan_push(changed, ADDRESS, version="2.0.0") as plan:
-        files = repository.commits[repository.refs[MAIN]]
-        theirs = repository.commit(MAIN, files | {"notes.txt": hub_server.Blob(b"x")})
+        files = repository.files(repository.refs[MAIN])
+        theirs = repository.commit(MAIN, files | {"notes.txt": b"x"})
         with pytest.raises(HubError, match="changed by someone else meanwhile"):
             push(plan)
     assert repository.refs == {MAIN: theirs}
@@ -136,7 +145,7 @@ def test_an_upload_that_breaks_off(hub, ensemble: Ensemble, monkeypatch) -> None
         with pytest.raises(HubError, match=r"nothing was published at hf://lab/cells.*push again"):
             published(ensemble)
     assert "broken" in hub.calls
-    assert len(hub.repositories["lab/cells"].commits) == 1
+    assert len(hub.repositories["lab/cells"].history()) == 1
     published(ensemble)
     assert load_ensemble(ADDRESS).sha256 == ensemble.sha256
 
@@ -148,12 +157,21 @@ def test_a_package_goes_along(hub, ensemble: Ensemble, tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     formats = ("pytorch_state_dict",)
     export_ensemble(ensemble, package, "bioimageio", card=card, image=image, formats=formats)
-    pushed = published(ensemble, package=package)
-    files = hub.repositories["lab/cells"].commits[pushed.commit]
+    pushed = published(ensemble, package=package, version="1.2.0")
+    files = hub.repositories["lab/cells"].files(pushed.commit)
     with zipfile.ZipFile(package) as archive:
         for name in archive.namelist():
             path = "package/" + name.replace("rdf.yaml", "bioimageio.yaml")
-            assert files[path].content == archive.read(name)
+            assert files[path] == archive.read(name)
+    pages = f"{hub.url}/{{repo_id}}/resolve/{{branch}}/package/bioimageio.yaml"
+    environment = {**os.environ, "BIOIMAGEIO_HUGGINGFACE_HTTP_PATTERN": pages}
+    names = ("huggingface/lab/cells", "huggingface/lab/cells/1.2.0")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *names], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ModelDescr\nModelDescr\n"
     other = random_ensemble(tmp_path / "other", members=1, channels=1, classes=2, tile=64)
     with pytest.raises(ExportError, match="was not exported of"):
         published(other, package=package)
@@ -164,10 +182,10 @@ def test_versions_stay(hub, ensemble: Ensemble) -> None:
     changed = with_files(ensemble, {"LICENSE": b"MIT\n"})
     with pytest.raises(HubError, match=r"has a version 1\.0\.0 already"):
         published(changed, version="1.0.0")
-    refs = hub.repositories["lab/cells"].refs
-    assert set(refs.values()) == {first.commit}
+    repository = hub.repositories["lab/cells"]
+    assert set(repository.refs.values()) == {first.commit}
     second = published(changed, version="1.1.0")
-    assert refs["refs/tags/v1.1.0"] == second.commit != first.commit
+    assert repository.refs["refs/tags/v1.1.0"] == second.commit != first.commit
 
 
 def test_rights(hub, hub_server, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +198,10 @@ def test_rights(hub, hub_server, ensemble: Ensemble, monkeypatch: pytest.MonkeyP
     changed = with_files(ensemble, {"LICENSE": b"MIT\n"})
     with pytest.raises(HubAccessError, match="you may not write here"):
         published(changed)
+    monkeypatch.setenv("HF_TOKEN", hub_server.READ_ONLY)  # of the owner, for reading alone
+    with pytest.raises(HubAccessError, match="you may not write here"):
+        published(changed)
+    assert load_ensemble(ADDRESS).sha256 == ensemble.sha256
 
 
 def test_refused_settings(hub, hub_server, ensemble: Ensemble, tmp_path: Path) -> None:
@@ -194,8 +216,8 @@ def test_refused_settings(hub, hub_server, ensemble: Ensemble, tmp_path: Path) -
             pass
     with pytest.raises(HubError, match="to open a pull request for"):
         published(ensemble, review=True)
-    hub.repositories["lab/cells"] = repository = hub_server.Repository()
-    repository.commit(MAIN, {"config.json": hub_server.Blob(b"{}")})
+    repository = hub.create_repository("lab/cells")
+    repository.commit(MAIN, {"config.json": b"{}"})
     with pytest.raises(HubError, match="is public; make it private"):
         published(ensemble, private=True)
     with pytest.raises(HubError, match=r"holds another model \(config.json\)"):
@@ -203,4 +225,4 @@ def test_refused_settings(hub, hub_server, ensemble: Ensemble, tmp_path: Path) -
     (ensemble.source / "members/fold-1/config.json").write_bytes(b"{}")
     with pytest.raises(IntegrityError):
         published(ensemble)
-    assert len(repository.commits) == 1
+    assert len(repository.history()) == 1
