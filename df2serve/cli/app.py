@@ -19,6 +19,7 @@ from df2serve.cli.predict import predict
 from df2serve.cli.pull import pull
 from df2serve.cli.push import push
 from df2serve.cli.rank import rank
+from df2serve.cli.serve import serve
 
 __all__ = ["app", "main"]
 
@@ -48,7 +49,7 @@ def _root(
     """Run k-fold segmentation ensembles with calibrated uncertainty."""
 
 
-for _verb in (demo, predict, rank, info, export, check, card, push, pull, doctor):
+for _verb in (demo, predict, rank, serve, info, export, check, card, push, pull, doctor):
     app.command()(_verb)
 
 

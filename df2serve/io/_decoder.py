@@ -21,7 +21,7 @@ from df2serve.config import DecodeLimits
 from df2serve.errors import Df2ServeError, LimitExceededError
 from df2serve.io.image import Selection
 from df2serve.io.isolation import PIXELS_AT, Answer, Refusal
-from df2serve.io.reading import read_image
+from df2serve.io.reading import open_image
 
 _MESSAGE_LENGTH = 100_000
 """Keeps the answer in front of the pixels, even if every letter is escaped."""
@@ -48,26 +48,26 @@ def main(request: dict[str, Any], output: BinaryIO) -> None:
 def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> Answer:
     chosen = request["selection"]
     channels = chosen["channels"]
-    image = read_image(
+    with open_image(
         sys.stdin.buffer if request["source"] is None else request["source"],
         axes=request["axes"],
         selection=Selection(**chosen | {"channels": channels and tuple(channels)}),
         limits=limits,
         name=request["name"],
-    )
-    pixels = np.asarray(image.data)
-    output.seek(PIXELS_AT)
-    pixels.tofile(output)
-    count, height, width = pixels.shape
-    return Answer(
-        shape=(count, height, width),
-        dtype=pixels.dtype.str,
-        format=image.format,
-        channel_names=image.channel_names,
-        pixel_size_um=image.pixel_size_um,
-        sha256=image.sha256,
-        axes=image.axes,
-    )
+    ) as image:
+        if request["pixels"]:
+            output.seek(PIXELS_AT)
+            np.asarray(image.read().data).tofile(output)
+        count, height, width = image.shape
+        return Answer(
+            shape=(count, height, width),
+            dtype=image.dtype.str,
+            format=image.format,
+            channel_names=image.channel_names,
+            pixel_size_um=image.pixel_size_um,
+            sha256=image.sha256,
+            axes=image.axes,
+        )
 
 
 def _refusal(kind: type[Df2ServeError], message: str) -> Refusal:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from df2serve import errors
@@ -23,7 +24,7 @@ from df2serve.config import DecodeLimits, describe_validation_error
 from df2serve.errors import DecodeError, InputError, LimitExceededError, UnsupportedFormatError
 from df2serve.io.image import Image, PixelSize, Selection
 
-__all__ = ["PIXELS_AT", "Answer", "Refusal", "read_image_isolated"]
+__all__ = ["PIXELS_AT", "Answer", "Refusal", "inspect_image_isolated", "read_image_isolated"]
 
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
@@ -101,19 +102,62 @@ def read_image_isolated(
         UnsupportedFormatError: the format is not read, or this system cannot limit processes.
         InputError: as in ``open_image``.
     """
+    title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
+    with _answered(source, title, axes, selection, limits, pixels=True) as (answer, output):
+        data = np.memmap(output, np.dtype(answer.dtype), "c", PIXELS_AT, answer.shape)
+    return Image(
+        data=data,
+        source=title,
+        format=answer.format,
+        channel_names=answer.channel_names,
+        pixel_size_um=pixel_size_um or answer.pixel_size_um,
+        sha256=answer.sha256,
+        axes=answer.axes,
+        selection=selection,
+    )
+
+
+def inspect_image_isolated(
+    source: str | Path | bytes,
+    *,
+    axes: str | None = None,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
+    name: str | None = None,
+) -> Answer:
+    """Read what the header of an image says, in a process of its own; no pixel is decoded.
+
+    Arguments and errors are those of :func:`read_image_isolated`.
+    """
+    title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
+    with _answered(source, title, axes, selection, limits, pixels=False) as (answer, _):
+        return answer
+
+
+@contextmanager
+def _answered(
+    source: str | Path | bytes,
+    title: str,
+    axes: str | None,
+    selection: Selection,
+    limits: DecodeLimits,
+    *,
+    pixels: bool,
+) -> Iterator[tuple[Answer, BinaryIO]]:
+    """Give what the decoder says, and the file that holds the pixels behind it."""
     if find_spec("resource") is None:
         message = (
             f"{sys.platform} cannot limit the memory of a process; use read_image for files that "
             "you trust, or decode others on Linux or macOS"
         )
         raise UnsupportedFormatError(message)
-    title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
     request = {
         "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
         "name": title,
         "axes": axes,
         "selection": asdict(selection),
         "limits": limits.model_dump(),
+        "pixels": pixels,
     }
     # none of these files has a name: whoever dies, nothing is left behind
     with (
@@ -127,17 +171,7 @@ def read_image_isolated(
         code = _decode(request, given, output, complaints)
         if code:
             raise _death(code, complaints, title, limits)
-        answer, pixels = _checked(output, title, limits)
-    return Image(
-        data=pixels,
-        source=title,
-        format=answer.format,
-        channel_names=answer.channel_names,
-        pixel_size_um=pixel_size_um or answer.pixel_size_um,
-        sha256=answer.sha256,
-        axes=answer.axes,
-        selection=selection,
-    )
+        yield _checked(output, title, limits, pixels=pixels), output
 
 
 def _decode(
@@ -161,8 +195,8 @@ def _decode(
         return -signal.SIGALRM
 
 
-def _checked(output: BinaryIO, title: str, limits: DecodeLimits) -> tuple[Answer, NDArray[Any]]:
-    """Return the decoder's answer and pixels, which may be those of a decoder taken over.
+def _checked(output: BinaryIO, title: str, limits: DecodeLimits, *, pixels: bool) -> Answer:
+    """Return the decoder's answer, which may be that of a decoder taken over.
 
     Raises:
         InputError: the one that the decoder names.
@@ -175,12 +209,12 @@ def _checked(output: BinaryIO, title: str, limits: DecodeLimits) -> tuple[Answer
         raise _nonsense(title, describe_validation_error("answer", error)) from error
     if isinstance(answer, Refusal):
         raise _named_error(answer, title)
-    dtype = np.dtype(answer.dtype)
-    expected = math.prod(answer.shape) * dtype.itemsize
-    stored = output.seek(0, os.SEEK_END) - PIXELS_AT
-    if not expected == stored <= limits.max_bytes:
-        raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
-    return answer, np.memmap(output, dtype, "c", PIXELS_AT, answer.shape)
+    if pixels:
+        expected = math.prod(answer.shape) * np.dtype(answer.dtype).itemsize
+        stored = output.seek(0, os.SEEK_END) - PIXELS_AT
+        if not expected == stored <= limits.max_bytes:
+            raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
+    return answer
 
 
 def _named_error(refusal: Refusal, title: str) -> InputError:

@@ -1,0 +1,142 @@
+"""The HTTP contract as one FastAPI app; runs under uvicorn and inside of a BentoML service."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from df2serve._version import __version__
+from df2serve.service import problems
+from df2serve.service.auth import Gate
+from df2serve.service.metrics import Metrics
+from df2serve.service.pool import Pool
+from df2serve.service.routes import health, models, predictions
+from df2serve.service.routes.context import Context
+from df2serve.service.settings import Settings, load_settings
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the service.
+
+    Args:
+        settings: of the environment when absent.
+
+    Raises:
+        ConfigError: the settings are not valid, or open the service to everybody.
+    """
+    settings = settings or load_settings()
+    settings.check_exposure()
+    metrics = Metrics()
+    pool = Pool(settings, metrics)
+    app = FastAPI(
+        title="df2serve",
+        summary="Segmentation of microscopy images with calibrated uncertainty.",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+        middleware=_middleware(settings),
+    )
+    app.state.context = Context(settings, pool, metrics)
+    app.state.metrics = metrics
+    app.state.gate = Gate(settings)
+    problems.install(app)
+    for part in (models, predictions, health):
+        app.include_router(part.router)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    layers = [Middleware(RequestLayer), Middleware(problems.UniformErrors)]
+    if not settings.keys and not settings.insecure:
+        # without keys only this machine may ask, not web pages that resolve a name to it
+        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_HOSTS))
+    return layers
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    context: Context = app.state.context
+    shutil.rmtree(context.work, ignore_errors=True)
+    context.work.mkdir(parents=True)
+    await context.pool.start()
+    try:
+        yield
+    finally:
+        await context.pool.drain()
+        await context.pool.stop()
+
+
+class RequestLayer:
+    """ASGI layer around everything: request ids, security headers, counts, foreign web pages."""
+
+    def __init__(self, app: Any) -> None:
+        """Wrap an app."""
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on, and mark its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        given = headers.get(b"x-request-id", "")
+        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter()
+
+        async def mark(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                extra = {"X-Request-ID": request_id, **_SECURITY}
+                present = {key.lower() for key, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (key.lower().encode(), value.encode())
+                        for key, value in extra.items()
+                        if key.lower().encode() not in present
+                    ),
+                ]
+                self._count(scope, message["status"], time.perf_counter() - started)
+            await send(message)
+
+        await self._app(scope, receive, mark)
+
+    def _count(self, scope: Any, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        model = scope.get("path_params", {}).get("model", "")
+        known = scope["app"].state.context.pool.models if model else ()
+        name = model if model in {facts.name for facts in known} else ""
+        scope["app"].state.metrics.request(route, status, name)
+        _log.info(
+            "%s %s %d",
+            scope["method"],
+            route,
+            status,
+            extra={"request_id": scope["state"]["request_id"], "seconds": round(seconds, 4)},
+        )
