@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import re
-import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,11 +17,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from df2serve._version import __version__
+from df2serve.errors import ConfigError
 from df2serve.service import problems
 from df2serve.service.auth import Gate
+from df2serve.service.jobs.runner import JobRunner
 from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
 from df2serve.service.routes import health, models, predictions
+from df2serve.service.routes import jobs as job_routes
 from df2serve.service.routes.context import Context
 from df2serve.service.settings import Settings, load_settings
 
@@ -62,11 +66,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_body_size=settings.max_body_bytes,
         middleware=_middleware(settings),
     )
-    app.state.context = Context(settings, pool, metrics)
+    jobs = JobRunner(settings, pool, metrics)
+    app.state.context = Context(settings, pool, metrics, jobs)
     app.state.metrics = metrics
     app.state.gate = Gate(settings)
     problems.install(app)
-    for part in (models, predictions, health):
+    for part in (models, predictions, job_routes, health):
         app.include_router(part.router)
     return app
 
@@ -82,14 +87,32 @@ def _middleware(settings: Settings) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    shutil.rmtree(context.work, ignore_errors=True)
-    context.work.mkdir(parents=True)
-    await context.pool.start()
-    try:
+    context.settings.state.mkdir(parents=True, exist_ok=True)
+    with _alone(context.settings.state):
+        await context.pool.start()
+        try:
+            await context.jobs.start()
+            yield
+            await context.pool.drain()
+        finally:
+            await context.pool.stop()
+            await context.jobs.stop()
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Keep a second service out of the folder.
+
+    Raises:
+        ConfigError: there is one already.
+    """
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"another service uses {state}; give each one a folder of its own"
+            raise ConfigError(message) from error
         yield
-    finally:
-        await context.pool.drain()
-        await context.pool.stop()
 
 
 class RequestLayer:

@@ -173,6 +173,8 @@ class Done(Frozen):
     result: ResultInfo | None = None
     path: str | None = None
     """File of the answer."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Path of every output of a prediction, below the task's folder."""
     validation: Validation | None = None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +12,31 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from df2serve.service.auth import Principal, allowed
+from df2serve.service.jobs.runner import JobRunner
 from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
 from df2serve.service.problems import Code, ProblemDetails
 from df2serve.service.settings import Settings
 
-__all__ = ["AdminKey", "Context", "JobsKey", "MetricsKey", "PredictKey", "Service", "problems"]
+__all__ = [
+    "AdminKey",
+    "Context",
+    "Folder",
+    "JobsKey",
+    "MetricsKey",
+    "PredictKey",
+    "Service",
+    "problems",
+]
+
+
+@dataclass
+class Folder:
+    """Where the files of a request lie."""
+
+    path: Path
+    keep: bool = False
+    """Somebody else is going to remove it."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +46,18 @@ class Context:
     settings: Settings
     pool: Pool
     metrics: Metrics
+    jobs: JobRunner
 
-    @property
-    def work(self) -> Path:
-        """Folder of requests that are under way; empty after a restart."""
-        return self.settings.state / "work"
+    @asynccontextmanager
+    async def folder(self, id: str) -> AsyncIterator[Folder]:
+        """Give the folder of a request; it is removed at the end, unless it is to be kept."""
+        folder = Folder(self.jobs.store.folder(id))
+        folder.path.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            if not folder.keep:
+                shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _context(request: Request) -> Context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from typing import Annotated
 
@@ -42,14 +43,17 @@ async def describe_model(model: ModelName, service: Service, _: PredictKey) -> M
 async def example_image(model: ModelName, service: Service, _: PredictKey) -> FileResponse:
     """Send the example image of a model as NPY, axes (C, Y, X)."""
     facts = service.pool.model(model)
-    path = service.work / f"{uuid.uuid4().hex}.npy"
-    await service.pool.ask(Example(id=path.stem, model=facts.name, target=str(path)))
-    return FileResponse(
-        path,
-        media_type="application/x-npy",
-        filename=f"{facts.name}-example.npy",
-        background=BackgroundTask(path.unlink, missing_ok=True),
-    )
+    id = uuid.uuid4().hex
+    async with service.folder(id) as folder:
+        path = folder.path / "example.npy"
+        await service.pool.ask(Example(id=id, model=facts.name, target=str(path)))
+        folder.keep = True
+        return FileResponse(
+            path,
+            media_type="application/x-npy",
+            filename=f"{facts.name}-example.npy",
+            background=BackgroundTask(shutil.rmtree, folder.path, ignore_errors=True),
+        )
 
 
 @router.post("/v1/admin/models/{model}/load", responses=_KNOWN | problems(Code.MODEL_UNAVAILABLE))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import Field, ValidationError
 from starlette.background import BackgroundTask
-from starlette.responses import FileResponse
 
 from df2serve.config import describe_validation_error
 from df2serve.service.formats import (
@@ -25,10 +27,13 @@ from df2serve.service.formats import (
     choose,
     negotiate,
 )
-from df2serve.service.ingest import receive_image
-from df2serve.service.messages import Done, Predict, Validate
+from df2serve.service.ingest import Upload, receive_image
+from df2serve.service.jobs.info import JobInfo, describe
+from df2serve.service.jobs.store import ItemSpec, JobSpec, now
+from df2serve.service.messages import Done, Validate
 from df2serve.service.params import PredictParams
 from df2serve.service.pool import Ticket
+from df2serve.service.prefer import parse_prefer
 from df2serve.service.problems import Code, Problem
 from df2serve.service.routes.context import Context, PredictKey, Service, problems
 from df2serve.service.routes.models import ModelName
@@ -60,18 +65,25 @@ class PredictQuery(ValidateQuery):
     """What the answer holds, such as ``mask,uncertainty``; depends on the format when absent."""
 
 
-def _body(**fields: str) -> dict[str, Any]:
-    """Describe the body of an image for the OpenAPI document."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
+def image_body(*, many: bool = False) -> dict[str, Any]:
+    """Describe the body of a request with images for the OpenAPI document."""
+    binary = {"type": "string", "format": "binary"}
+    text = "JSON object of parameters, which win over those of the address"
     form = {
-        "schema": {
-            "type": "object",
-            "required": ["image"],
-            "properties": {"image": {"type": "string", "format": "binary"}}
-            | {name: {"type": "string", "description": text} for name, text in fields.items()},
-        }
+        "type": "object",
+        "required": ["image"],
+        "properties": {
+            "image": {"type": "array", "items": binary, "minItems": 1} if many else binary,
+            "params": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "description": text,
+            },
+        },
     }
-    content = dict.fromkeys(_IMAGE_TYPES, binary) | {"multipart/form-data": form}
+    content = {"multipart/form-data": {"schema": form}}
+    if not many:
+        content |= {name: {"schema": binary} for name in _IMAGE_TYPES}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -112,7 +124,8 @@ _ANSWERS = {
             )
             for item in FORMATS.values()
         },
-    }
+    },
+    202: {"description": "The result becomes that of a job", "model": JobInfo},
 }
 
 
@@ -120,44 +133,62 @@ _ANSWERS = {
     "/v1/models/{model}/predict",
     response_class=FileResponse,
     responses=_ANSWERS | _PROBLEMS,
-    openapi_extra=_body(params="JSON object of parameters, which win over those of the address"),
+    openapi_extra=image_body(),
 )
 async def predict(
     model: ModelName,
     query: Annotated[PredictQuery, Query()],
     request: Request,
     service: Service,
-    _: PredictKey,
-) -> FileResponse:
-    """Segment an image, and say how much the result is to be doubted."""
+    key: PredictKey,
+) -> Response:
+    """Segment an image, and say how much the result is to be doubted.
+
+    A result that is not there in time, or that the client does not want to wait for, becomes a job.
+    """
     facts = service.pool.model(model)
-    rendering_of(query, request)
+    rendering_of(query, request)  # what cannot be sent is refused before anything is received
     service.pool.admit(int(request.headers.get("content-length") or 0))
-    async with _folder(service) as folder:
-        upload, fields = await receive_image(request, folder, service.settings)
-        query = _merged(query, fields)
-        rendering = rendering_of(query, request)
-        ticket = service.pool.submit(
-            Predict(
-                id=folder.name,
-                model=facts.name,
-                image=str(upload.path),
-                name=upload.name,
-                params=params_of(query),
-                rendering=rendering,
-                target=str(folder),
-            ),
-            size=upload.size,
+    prefer = parse_prefer(request.headers.get("prefer"))
+    id = uuid.uuid4().hex
+    async with service.folder(id) as folder:
+        item = service.jobs.store.item(id, 0)
+        item.mkdir(parents=True)
+        upload, fields = await receive_image(request, item, service.settings)
+        query = merged(query, fields)
+        rendering, params = rendering_of(query, request), params_of(query)
+        spec = JobSpec(
+            id=id,
+            owner=key.name,
+            created=now(),
+            model=facts.name,
+            params=params,
+            rendering=rendering,
+            items=(ItemSpec.of(upload),),
+            digest=request_digest(facts.name, params, rendering, [upload]),
         )
-        done = await wait_for(ticket, request, service)
-        return _answer(service, done, rendering, folder)
-    raise AssertionError  # the folder's context never swallows
+        if not prefer.respond_async:
+            ticket = service.pool.submit(service.jobs.task(spec, 0), size=upload.size)
+            wait = service.settings.sync_seconds
+            done = await wait_for(ticket, request, service, min(wait, prefer.wait or wait))
+            if done is not None:
+                folder.keep = True
+                return _answer(service, done, rendering, folder.path)
+        if "jobs" not in key.scopes:
+            raise Problem(
+                Code.DEADLINE_EXCEEDED, "the result took too long, and the key has no jobs"
+            )
+        folder.keep = True
+        job = await service.jobs.add(spec)
+    place = f"/v1/jobs/{id}"
+    headers = {"Location": place, "Preference-Applied": "respond-async"}
+    return JSONResponse(describe(service.jobs, job).model_dump(mode="json"), 202, headers)
 
 
 @router.post(
     "/v1/models/{model}/validate",
     responses=_PROBLEMS,
-    openapi_extra=_body(params="JSON object of parameters, which win over those of the address"),
+    openapi_extra=image_body(),
 )
 async def validate(
     model: ModelName,
@@ -168,22 +199,23 @@ async def validate(
 ) -> Validation:
     """Say what a prediction of an image would be, from its header alone."""
     facts = service.pool.model(model)
-    async with _folder(service, keep=False) as folder:
-        upload, fields = await receive_image(request, folder, service.settings)
-        query = _merged(query, fields)
+    id = uuid.uuid4().hex
+    async with service.folder(id) as folder:
+        upload, fields = await receive_image(request, folder.path, service.settings)
+        query = merged(query, fields)
         done = await service.pool.ask(
             Validate(
-                id=folder.name,
+                id=id,
                 model=facts.name,
                 image=str(upload.path),
                 name=upload.name,
                 params=params_of(query),
             )
         )
-        if done.validation is None:
-            raise Problem(Code.INTERNAL, "see the logs of the service")
-        seconds = service.pool.seconds_for(done.validation.passes)
-        return done.validation.model_copy(update={"seconds": seconds})
+    if done.validation is None:
+        raise Problem(Code.INTERNAL, "see the logs of the service")
+    seconds = service.pool.seconds_for(done.validation.passes)
+    return done.validation.model_copy(update={"seconds": seconds})
 
 
 def params_of(query: ValidateQuery) -> PredictParams:
@@ -219,24 +251,42 @@ def outputs_of(query: PredictQuery) -> tuple[Output, ...]:
     return tuple(named)  # type: ignore[arg-type]  # checked above
 
 
-async def wait_for(ticket: Ticket, request: Request, service: Context) -> Done:
-    """Wait for a task while the client does.
+async def wait_for(
+    ticket: Ticket, request: Request, service: Context, seconds: float
+) -> Done | None:
+    """Wait for a task while the client does; None if that takes longer.
 
     Raises:
-        Problem: the task failed, or took too long.
+        Problem: the task failed.
     """
-    deadline = asyncio.get_running_loop().time() + service.settings.sync_seconds
-    while True:
-        done, _ = await asyncio.wait([ticket.future], timeout=_POLL_SECONDS)
+    deadline = asyncio.get_running_loop().time() + seconds
+    while (left := deadline - asyncio.get_running_loop().time()) > 0:
+        done, _ = await asyncio.wait([ticket.future], timeout=min(left, _POLL_SECONDS))
         if done:
             return ticket.future.result()
         if await request.is_disconnected():
             service.pool.cancel(ticket)
             raise Problem(Code.CANCELLED, "the client went away")
-        if asyncio.get_running_loop().time() > deadline:
-            service.pool.cancel(ticket)
-            text = f"the result took more than {service.settings.sync_seconds:g} s"
-            raise Problem(Code.DEADLINE_EXCEEDED, text)
+    return None
+
+
+def request_digest(
+    model: str, params: PredictParams, rendering: Rendering, uploads: Sequence[Upload]
+) -> str:
+    """Return a hash of everything that was asked for."""
+    asked = [
+        model,
+        params.model_dump(mode="json", exclude_none=True),
+        rendering.format,
+        rendering.outputs,
+        [(upload.name, upload.sha256) for upload in uploads],
+    ]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def repr_digest(digest: bytes) -> dict[str, str]:
+    """Return the header with the hash of a file (RFC 9530)."""
+    return {"Repr-Digest": f"sha-256=:{base64.b64encode(digest).decode()}:"}
 
 
 def result_headers(info: ResultInfo) -> dict[str, str]:
@@ -272,7 +322,7 @@ def _answer(service: Context, done: Done, rendering: Rendering, folder: Path) ->
     )
 
 
-def _merged(query: Any, fields: Mapping[str, str]) -> Any:
+def merged(query: Any, fields: Mapping[str, str]) -> Any:
     """Return the parameters with those of a form's field ``params``.
 
     Raises:
@@ -285,18 +335,3 @@ def _merged(query: Any, fields: Mapping[str, str]) -> Any:
     except ValidationError as error:
         raise Problem(Code.BAD_PARAMETER, describe_validation_error("params", error)) from error
     return query.model_copy(update=given.model_dump(exclude_unset=True))
-
-
-@asynccontextmanager
-async def _folder(service: Context, *, keep: bool = True) -> AsyncIterator[Path]:
-    """Give a folder for one request; it is removed unless all goes well and it is to be kept."""
-    folder = service.work / uuid.uuid4().hex
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    except BaseException:
-        keep = False
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -125,7 +125,14 @@ class Worker:
                 cancelled=self._cancels[task.id],
             )
             self._cancels.pop(task.id, None)
-            self._send(Done(id=task.id, result=answer.result, path=str(answer.path)))
+            self._send(
+                Done(
+                    id=task.id,
+                    result=answer.result,
+                    path=str(answer.path),
+                    files=answer.files,
+                )
+            )
 
         self._pools[lane].submit(self._guarded, task.id, compute)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from df2serve.artifact import Ensemble
 from df2serve.config import DecodeLimits, InferenceConfig, RuntimeConfig
 from df2serve.core.calibration import mid_rank
 from df2serve.core.resolution import coarse_shape
@@ -53,6 +54,8 @@ class Answer:
     result: ResultInfo
     path: Path
     """The file to send."""
+    files: dict[str, str]
+    """Path of every output, below the task's folder."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,10 @@ class Bench:
             InputError: the image or the parameters do not fit the model.
             CancelledError: see ``cancelled``.
         """
-        config = effective_config(self.shelf, task.model, task.params)
         entered = time.perf_counter()
-        with self.shelf.borrow(task.model, config.precision) as loaded:
+        precision = effective_config(self.shelf.ensemble(task.model), task.params).precision
+        with self.shelf.borrow(task.model, precision) as loaded:
+            config = effective_config(loaded.ensemble, task.params)
             runners = loaded.runners[: task.params.members]
             with Predictor(
                 loaded.ensemble, config=config, runtime=self.runtime, runners=runners
@@ -127,26 +131,25 @@ class Bench:
                     record = folder.write(stream).record
                 finally:
                     turn.shutdown()
-            info = _result_info(task, loaded, record, image)
-            path, info = render(task.rendering, folder, record, info, Path(task.target) / "answer")
-        ended = time.perf_counter()
-        timing = Timing(
-            queue=turn.waited,
-            decode=decode_seconds,
-            infer=turn.used,
-            encode=ended - entered - turn.waited - turn.used,
-        )
-        return Answer(info.model_copy(update={"timing": timing}), path)
+            timing = Timing(
+                queue=turn.waited,
+                decode=decode_seconds,
+                infer=turn.used,
+                encode=time.perf_counter() - entered - turn.waited - turn.used,
+            )
+            info = _result_info(task, loaded, record, image, timing)
+            path = render(task.rendering, folder, record, info, Path(task.target) / "answer")
+        files = {kind: f"{RESULTS}/{file.path}" for kind, file in record.files.items()}
+        return Answer(info, path, files)
 
 
-def effective_config(shelf: Shelf, model: str, params: PredictParams) -> InferenceConfig:
+def effective_config(ensemble: Ensemble, params: PredictParams) -> InferenceConfig:
     """Return the settings of a request, with the model's own tile and resolution filled in.
 
     Raises:
-        ArtifactNotFoundError: there is no such model.
         ConfigError: the parameters contradict each other.
     """
-    manifest = shelf.ensemble(model).manifest
+    manifest = ensemble.manifest
     config = params.inference(manifest.inference)
     return config.updated(
         tile_shape=config.tile_shape or manifest.tile_shape,
@@ -190,7 +193,9 @@ def _result_folder(task: Predict, loaded: Loaded, config: InferenceConfig) -> Re
     )
 
 
-def _result_info(task: Predict, loaded: Loaded, record: Record, image: Image) -> ResultInfo:
+def _result_info(
+    task: Predict, loaded: Loaded, record: Record, image: Image, timing: Timing
+) -> ResultInfo:
     provenance, manifest = record.provenance, loaded.ensemble.manifest
     size, count = image.pixel_size_um, record.instances
     return ResultInfo(
@@ -219,7 +224,7 @@ def _result_info(task: Predict, loaded: Loaded, record: Record, image: Image) ->
         instances=count
         and ObjectFacts(kept=count.kept, removed=count.removed, removed_px=count.removed_px),
         files={kind: file.sha256 for kind, file in record.files.items()},
-        timing=Timing(queue=0, decode=0, infer=0, encode=0),
+        timing=timing,
         software={
             "df2serve": provenance.df2serve_version,
             "backend": provenance.runner.backend,

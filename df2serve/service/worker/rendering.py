@@ -21,7 +21,7 @@ __all__ = ["render"]
 
 def render(
     rendering: Rendering, folder: ResultFolder, record: Record, info: ResultInfo, target: Path
-) -> tuple[Path, ResultInfo]:
+) -> Path:
     """Make the file that is sent.
 
     Args:
@@ -37,7 +37,7 @@ def render(
     item = FORMATS[rendering.format]
     files = {output: folder.target / record.files[output].path for output in rendering.outputs}
     if item.single:
-        return files[rendering.outputs[0]], info
+        return files[rendering.outputs[0]]
     path = target.with_suffix(item.suffix)
     with replacing(path, parents=True) as temporary:
         match item.name:
@@ -49,7 +49,7 @@ def render(
                 _save_ome(temporary, files, folder, info)
             case _:
                 temporary.write_bytes(info.model_dump_json().encode())
-    return path, info
+    return path
 
 
 def _pack(path: Path, files: dict[Output, Path], info: ResultInfo) -> None:

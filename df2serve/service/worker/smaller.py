@@ -32,8 +32,8 @@ def validate(bench: Bench, task: Validate) -> Validation:
     Raises:
         InputError: the image cannot be read, or does not fit the model.
     """
-    config = effective_config(bench.shelf, task.model, task.params)
-    manifest = bench.shelf.ensemble(task.model).manifest
+    ensemble = bench.shelf.ensemble(task.model)
+    config, manifest = effective_config(ensemble, task.params), ensemble.manifest
     task.params.objects(needed=False)
     header = inspect_image_isolated(
         task.image,
