@@ -1,7 +1,8 @@
 """The process behind ``read_image_isolated``; run as ``python -m df2serve.io._decoder REQUEST``.
 
 The request is JSON; the bytes of an upload come from standard input. Answer and pixels go to
-standard output, which is a file.
+standard output, which is a file. With the number of a socket instead of a request, it forks such
+processes, see ``WarmDecoder``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import os
 import resource
 import signal
+import socket
 import sys
 from typing import Any, BinaryIO
 
@@ -19,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 
 from df2serve.config import DecodeLimits
 from df2serve.errors import Df2ServeError, LimitExceededError
+from df2serve.io._warm import serve
 from df2serve.io.image import Selection
 from df2serve.io.isolation import PIXELS_AT, Answer, Refusal
 from df2serve.io.reading import open_image
@@ -98,6 +101,9 @@ def _limit(kind: int, soft: int, *, grace: int = 0) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1].isdecimal():
+        serve(socket.socket(fileno=int(sys.argv[1])), main)
+        sys.exit()
     # what libraries print must not get among the pixels
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -22,9 +22,18 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from df2serve import errors
 from df2serve.config import DecodeLimits, describe_validation_error
 from df2serve.errors import DecodeError, InputError, LimitExceededError, UnsupportedFormatError
+from df2serve.io._warm import WarmDecoder
 from df2serve.io.image import Image, PixelSize, Selection
 
-__all__ = ["PIXELS_AT", "Answer", "Refusal", "inspect_image_isolated", "read_image_isolated"]
+__all__ = [
+    "PIXELS_AT",
+    "Answer",
+    "Refusal",
+    "WarmDecoder",
+    "inspect_image_isolated",
+    "read_image_isolated",
+    "warm_decoder",
+]
 
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
@@ -78,6 +87,7 @@ def read_image_isolated(
     pixel_size_um: PixelSize | None = None,
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
     name: str | None = None,
+    warm: WarmDecoder | None = None,
 ) -> Image:
     """Read an image in a process of its own, for input that is not trusted.
 
@@ -92,6 +102,7 @@ def read_image_isolated(
         pixel_size_um: as in ``open_image``.
         limits: as in ``open_image``; also time and memory of the process.
         name: name shown to people; the file's own when absent.
+        warm: starts the process faster, where many files are read.
 
     Returns:
         The image with its pixels in a private memory map of a file without a name.
@@ -103,7 +114,8 @@ def read_image_isolated(
         InputError: as in ``open_image``.
     """
     title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
-    with _answered(source, title, axes, selection, limits, pixels=True) as (answer, output):
+    request = _request(source, title, axes, selection, limits, pixels=True)
+    with _answered(request, source, limits, warm) as (answer, output):
         data = np.memmap(output, np.dtype(answer.dtype), "c", PIXELS_AT, answer.shape)
     return Image(
         data=data,
@@ -124,18 +136,24 @@ def inspect_image_isolated(
     selection: Selection = Selection(),  # noqa: B008 - frozen
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
     name: str | None = None,
+    warm: WarmDecoder | None = None,
 ) -> Answer:
     """Read what the header of an image says, in a process of its own; no pixel is decoded.
 
     Arguments and errors are those of :func:`read_image_isolated`.
     """
     title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
-    with _answered(source, title, axes, selection, limits, pixels=False) as (answer, _):
+    request = _request(source, title, axes, selection, limits, pixels=False)
+    with _answered(request, source, limits, warm) as (answer, _):
         return answer
 
 
-@contextmanager
-def _answered(
+def warm_decoder() -> WarmDecoder:
+    """Return what starts decoders faster; use it as a context manager."""
+    return WarmDecoder(_environment())
+
+
+def _request(
     source: str | Path | bytes,
     title: str,
     axes: str | None,
@@ -143,6 +161,23 @@ def _answered(
     limits: DecodeLimits,
     *,
     pixels: bool,
+) -> dict[str, Any]:
+    return {
+        "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
+        "name": title,
+        "axes": axes,
+        "selection": asdict(selection),
+        "limits": limits.model_dump(),
+        "pixels": pixels,
+    }
+
+
+@contextmanager
+def _answered(
+    request: dict[str, Any],
+    source: str | Path | bytes,
+    limits: DecodeLimits,
+    warm: WarmDecoder | None,
 ) -> Iterator[tuple[Answer, BinaryIO]]:
     """Give what the decoder says, and the file that holds the pixels behind it."""
     if find_spec("resource") is None:
@@ -151,14 +186,6 @@ def _answered(
             "you trust, or decode others on Linux or macOS"
         )
         raise UnsupportedFormatError(message)
-    request = {
-        "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
-        "name": title,
-        "axes": axes,
-        "selection": asdict(selection),
-        "limits": limits.model_dump(),
-        "pixels": pixels,
-    }
     # none of these files has a name: whoever dies, nothing is left behind
     with (
         tempfile.TemporaryFile() as given,
@@ -168,17 +195,28 @@ def _answered(
         if isinstance(source, bytes):
             given.write(source)
             given.seek(0)
-        code = _decode(request, given, output, complaints)
+        if warm is None:
+            code = _decode(request, given, output, complaints)
+        else:
+            seconds = _START_SECONDS + limits.max_seconds
+            found = warm.run(request, given, output, complaints, seconds=seconds)
+            code = -signal.SIGALRM if found is None else found
+        title = request["name"]
         if code:
             raise _death(code, complaints, title, limits)
-        yield _checked(output, title, limits, pixels=pixels), output
+        yield _checked(output, title, limits, pixels=request["pixels"]), output
+
+
+def _environment() -> dict[str, str]:
+    """Return what decoders see of the environment."""
+    kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith("PYTHON")}
+    return kept | _SINGLE
 
 
 def _decode(
     request: dict[str, Any], given: BinaryIO, output: BinaryIO, complaints: BinaryIO
 ) -> int:
     """Run the decoder; return its exit code, or the negative number of the signal that ended it."""
-    kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith("PYTHON")}
     # -P: never import from the working directory, which may be the stranger's
     command = [sys.executable, "-P", "-m", "df2serve.io._decoder", json.dumps(request)]
     try:
@@ -187,7 +225,7 @@ def _decode(
             stdin=given,
             stdout=output,
             stderr=complaints,
-            env=kept | _SINGLE,
+            env=_environment(),
             timeout=_START_SECONDS + request["limits"]["max_seconds"],
             check=False,
         ).returncode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import logging
 import re
 import time
@@ -10,11 +11,11 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from df2serve._version import __version__
 from df2serve.errors import ConfigError
@@ -56,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings.check_exposure()
     metrics = Metrics()
     pool = Pool(settings, metrics)
-    app = FastAPI(
+    app = _App(
         title="df2serve",
         summary="Segmentation of microscopy images with calibrated uncertainty.",
         version=__version__,
@@ -71,15 +72,29 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.state.gate = Gate(settings)
     problems.install(app)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> dict[str, str]:
+        return {"service": "df2serve", "version": __version__, "openapi": "/openapi.json"}
+
     for part in (models, predictions, job_routes, health):
         app.include_router(part.router)
     return app
 
 
+class _App(FastAPI):
+    """FastAPI with our layers around its own, which answer some requests themselves."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return what handles requests."""
+        return RequestLayer(problems.UniformErrors(super().build_middleware_stack()))
+
+
 def _middleware(settings: Settings) -> list[Middleware]:
-    layers = [Middleware(RequestLayer), Middleware(problems.UniformErrors)]
+    layers = []
     if not settings.keys and not settings.insecure:
-        # without keys only this machine may ask, not web pages that resolve a name to it
+        # whatever address a shell listens on, and whatever name a web page resolves to it
+        layers.append(Middleware(LocalOnly))
         layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL_HOSTS))
     return layers
 
@@ -115,14 +130,43 @@ def _alone(state: Path) -> Iterator[None]:
         yield
 
 
-class RequestLayer:
-    """ASGI layer around everything: request ids, security headers, counts, foreign web pages."""
+class LocalOnly:
+    """ASGI layer that refuses other machines, and web pages of other sites."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         """Wrap an app."""
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what comes from this machine."""
+        if scope["type"] == "http" and not self._is_local(scope):
+            text = "this service has no API keys, so that only its own machine may use it"
+            answer = problems.response_of(
+                problems.Problem(problems.Code.FORBIDDEN, text), Request(scope)
+            )
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_local(self, scope: Scope) -> bool:
+        sites = {value for key, value in scope["headers"] if key == b"sec-fetch-site"}
+        if sites - {b"same-origin", b"none"}:
+            return False
+        client = scope.get("client")
+        try:
+            return client is None or ipaddress.ip_address(client[0]).is_loopback
+        except ValueError:
+            return False
+
+
+class RequestLayer:
+    """ASGI layer around everything: request ids, security headers, counts, foreign web pages."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap an app."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and mark its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -133,7 +177,7 @@ class RequestLayer:
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
 
-        async def mark(message: Any) -> None:
+        async def mark(message: Message) -> None:
             if message["type"] == "http.response.start":
                 extra = {"X-Request-ID": request_id, **_SECURITY}
                 present = {key.lower() for key, _ in message["headers"]}
@@ -150,7 +194,7 @@ class RequestLayer:
 
         await self._app(scope, receive, mark)
 
-    def _count(self, scope: Any, status: int, seconds: float) -> None:
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         model = scope.get("path_params", {}).get("model", "")
         known = scope["app"].state.context.pool.models if model else ()

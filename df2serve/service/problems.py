@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from df2serve import errors
 
@@ -254,18 +255,18 @@ def _validation_problem(error: RequestValidationError) -> Problem:
 class UniformErrors:
     """Outermost ASGI layer: turns plain error answers of servers and middleware into problems."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         """Wrap an app."""
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on but error answers that are no problems."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         replaced = False
 
-        async def inspect(message: Any) -> None:
+        async def inspect(message: Message) -> None:
             nonlocal replaced
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 headers = {k.lower(): v for k, v in message["headers"]}

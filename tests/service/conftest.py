@@ -72,7 +72,12 @@ def service(ensembles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         rate="100000/minute",
     )
     app = create_app(settings)
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with TestClient(
+        app,
+        base_url="http://127.0.0.1",
+        raise_server_exceptions=False,
+        client=("127.0.0.1", 50000),
+    ) as client:
         wait_until(lambda: client.get("/v1/health/ready").status_code == 200, 300)
         yield client
 

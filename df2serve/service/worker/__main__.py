@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
 from df2serve.errors import CancelledError, Df2ServeError
+from df2serve.io.isolation import WarmDecoder, warm_decoder
 from df2serve.service.messages import (
     LINE_LIMIT,
     REQUEST,
@@ -48,7 +49,9 @@ _THREADS = {"decode": 2, "small": 8, "large": 2, "other": 2}
 class Worker:
     """Runs requests in threads, of which one at a time computes."""
 
-    def __init__(self, configure: Configure, send: Callable[[Report], None]) -> None:
+    def __init__(
+        self, configure: Configure, send: Callable[[Report], None], warm: WarmDecoder
+    ) -> None:
         """Open the models.
 
         Raises:
@@ -66,7 +69,7 @@ class Worker:
             budget=configure.model_bytes,
             changed=self._tell_catalog,
         )
-        self._bench = Bench(self._shelf, Turns(), configure.runtime, configure.limits)
+        self._bench = Bench(self._shelf, Turns(), configure.runtime, configure.limits, warm)
         self._tell_catalog()
         if configure.warm and self._shelf.default is not None:
             self._pools["other"].submit(self._warm, self._shelf.default)
@@ -178,14 +181,15 @@ def main(descriptor: int) -> None:
     if not isinstance(configure, Configure):
         message = f"the first message is {configure.kind}, expected configure"
         raise TypeError(message)
-    try:
-        worker = Worker(configure, send)
-    except Df2ServeError as error:
-        send(Failed(id="configure", error=type(error).__name__, message=str(error)))
-        return
-    threading.Thread(target=_beat, args=[send], daemon=True).start()
-    for line in iter(lambda: lines.readline(LINE_LIMIT), b""):
-        worker.take(REQUEST.validate_json(line))
+    with warm_decoder() as warm:
+        try:
+            worker = Worker(configure, send, warm)
+        except Df2ServeError as error:
+            send(Failed(id="configure", error=type(error).__name__, message=str(error)))
+            return
+        threading.Thread(target=_beat, args=[send], daemon=True).start()
+        for line in iter(lambda: lines.readline(LINE_LIMIT), b""):
+            worker.take(REQUEST.validate_json(line))
 
 
 def _beat(send: Callable[[Report], None]) -> None:

@@ -17,6 +17,7 @@ from df2serve.core.tiling import plan_tiles
 from df2serve.errors import CancelledError
 from df2serve.inference import Predictor, Progress
 from df2serve.io import Image, PixelSize, Selection, read_image_isolated
+from df2serve.io.isolation import WarmDecoder
 from df2serve.service.messages import Predict
 from df2serve.service.params import PredictParams
 from df2serve.service.schemas import (
@@ -66,6 +67,7 @@ class Bench:
     turns: Turns
     runtime: RuntimeConfig
     limits: DecodeLimits
+    warm: WarmDecoder
 
     def decode(self, task: Predict) -> Image:
         """Read the pixels, in a process that may die without harm.
@@ -80,6 +82,7 @@ class Bench:
             pixel_size_um=pixel_size_of(task.params),
             limits=self.limits,
             name=task.name,
+            warm=self.warm,
         )
 
     def predict(

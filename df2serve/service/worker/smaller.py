@@ -41,6 +41,7 @@ def validate(bench: Bench, task: Validate) -> Validation:
         selection=selection_of(task.params),
         limits=bench.limits,
         name=task.name,
+        warm=bench.warm,
     )
     channels, height, width = header.shape
     if channels != manifest.num_channels:
