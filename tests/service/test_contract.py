@@ -66,7 +66,8 @@ def test_settings_of_environment_and_file(tmp_path, monkeypatch) -> None:
     assert settings.devices == ("cuda:0", "cuda:1")
 
 
-def test_other_machines_and_sites_are_refused(service) -> None:
+def test_other_machines_and_sites_are_refused(service, pool) -> None:
+    del pool  # it needs the app itself
     other = TestClient(service.app, base_url="http://127.0.0.1", client=("192.0.2.7", 1))
     assert_problem(other.get("/v1/models"), Code.FORBIDDEN)
     answer = service.post(PREDICT, content=npy(), headers={"Sec-Fetch-Site": "cross-site"})
@@ -224,9 +225,9 @@ def test_the_measures(service) -> None:
 # -- hostile images -----------------------------------------------------------------------------
 
 
-def test_hostile_images_are_refused_and_harm_nobody(service, hostile, tmp_path) -> None:
+def test_hostile_images_are_refused_and_harm_nobody(service, pool, hostile, tmp_path) -> None:
     """The whole corpus, one after the other; the worker stays the same process."""
-    (worker,) = service.app.state.context.pool.workers
+    (worker,) = pool.workers
     process = worker.process.pid
     wrong = []
     for name in hostile.hostile_names():

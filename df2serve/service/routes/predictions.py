@@ -169,8 +169,9 @@ async def predict(
         )
         if not prefer.respond_async:
             ticket = service.pool.submit(service.jobs.task(spec, 0), size=upload.size)
-            wait = service.settings.sync_seconds
-            done = await wait_for(ticket, request, service, min(wait, prefer.wait or wait))
+            most = service.settings.sync_seconds
+            seconds = most if prefer.wait is None else min(most, prefer.wait)
+            done = await wait_for(ticket, request, service, seconds)
             if done is not None:
                 folder.keep = True
                 return _answer(service, done, rendering, folder.path)
