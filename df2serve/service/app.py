@@ -104,8 +104,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     context.settings.state.mkdir(parents=True, exist_ok=True)
     with _alone(context.settings.state):
-        await context.pool.start()
         try:
+            await context.pool.start()
             await context.jobs.start()
             yield
             await context.pool.drain()

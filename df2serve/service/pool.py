@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from df2serve import errors
 from df2serve.config import DecodeLimits, RuntimeConfig
-from df2serve.errors import ConfigError, Df2ServeError
+from df2serve.errors import BackendError, ConfigError, Df2ServeError
 from df2serve.service.messages import (
     LINE_LIMIT,
     REPORT,
@@ -175,13 +175,16 @@ class Pool:
         """Start the workers and wait until they have opened the models.
 
         Raises:
-            Df2ServeError: a model cannot be opened.
+            Df2ServeError: a model cannot be opened, or a worker does not start.
         """
         self._loops = [asyncio.create_task(self._supervise(worker)) for worker in self._workers]
         for worker in self._workers:
-            await asyncio.wait_for(worker.ready.wait(), _START_SECONDS)
+            try:
+                await asyncio.wait_for(worker.ready.wait(), _START_SECONDS)
+            except TimeoutError as error:
+                message = f"the worker on {worker.device} did not start in {_START_SECONDS:g} s"
+                raise BackendError(message) from error
             if worker.problem is not None:
-                await self.stop()
                 raise worker.problem
 
     async def stop(self) -> None:

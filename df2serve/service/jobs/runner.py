@@ -122,7 +122,8 @@ class JobRunner:
         await asyncio.to_thread(DBOS.launch)
         for job in list(self.jobs.values()):
             if job.end is None:
-                # the process may have died between the job's file and its workflow
+                # DBOS goes on with workflows of a process that was killed, but not with those that
+                # were stopped or never begun; two of one job share its images
                 await self._start_workflow(job.spec.id)
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -193,7 +194,6 @@ class JobRunner:
         await self._end(job, "dismissed")
         for ticket in job.tickets.values():
             self._pool.cancel(ticket)
-        await asyncio.to_thread(DBOS.cancel_workflow, job.spec.id)
 
     def position(self, job: LiveJob) -> int | None:
         """Return how many jobs were accepted before and have not begun; None once it has."""
@@ -321,7 +321,7 @@ class JobRunner:
 
     async def _start_workflow(self, id: str) -> None:
         def start() -> None:
-            with SetWorkflowID(id):
+            with SetWorkflowID(f"{id}-{self.boot}"):
                 DBOS.start_workflow(_job, id)
 
         await asyncio.to_thread(start)
