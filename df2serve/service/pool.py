@@ -392,8 +392,8 @@ class Pool:
                 worker.models = report.models
                 if not worker.ready.is_set():
                     worker.ready.set()
-                    for ticket in worker.tickets.values():
-                        worker.send(ticket.task)
+                    for waiting in worker.tickets.values():
+                        worker.send(waiting.task)
                 return
             case Failed(id="configure"):
                 kind = getattr(errors, report.error, Df2ServeError)

@@ -278,11 +278,9 @@ class UniformErrors:
                         (b"content-type", MEDIA_TYPE.encode()),
                         (b"content-length", str(len(body)).encode()),
                     ]
-                    await send(message | {"headers": kept})
-                    if scope["method"] != "HEAD":
-                        await send({"type": "http.response.body", "body": body})
-                    else:
-                        await send({"type": "http.response.body", "body": b""})
+                    await send({**message, "headers": kept})
+                    content = b"" if scope["method"] == "HEAD" else body
+                    await send({"type": "http.response.body", "body": content})
                     return
             if not replaced:
                 await send(message)
@@ -296,7 +294,8 @@ _KEPT_HEADERS = frozenset(
 
 
 def _plain_body(status: int, path: str) -> bytes:
-    code = _OF_STATUSES.get(status, "internal" if status >= 500 else Code.MALFORMED_REQUEST)
+    other = Code.INTERNAL if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Code.MALFORMED_REQUEST
+    code = _OF_STATUSES.get(status, other)
     return json.dumps(
         {
             "type": f"urn:df2serve:problem:{code.slug}",

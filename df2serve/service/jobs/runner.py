@@ -134,6 +134,8 @@ class JobRunner:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeper
+        # it reports every workflow that stops as an error
+        logging.getLogger("dbos").setLevel(logging.CRITICAL)
         await asyncio.to_thread(DBOS.destroy)
         JobRunner.current = None
 

@@ -81,7 +81,7 @@ def image_body(*, many: bool = False) -> dict[str, Any]:
             },
         },
     }
-    content = {"multipart/form-data": {"schema": form}}
+    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
     if not many:
         content |= {name: {"schema": binary} for name in _IMAGE_TYPES}
     return {"requestBody": {"required": True, "content": content}}
@@ -109,20 +109,14 @@ _PROBLEMS = problems(
     Code.DEADLINE_EXCEEDED,
     Code.INSUFFICIENT_STORAGE,
 )
-_ANSWERS = {
+_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result, in the format of `format` or `Accept`",
+        "model": ResultInfo,
         "content": {
-            item.media_type: (
-                {
-                    "schema": ResultInfo.model_json_schema(
-                        ref_template="#/components/schemas/{model}"
-                    )
-                }
-                if item.name == "json"
-                else {"schema": {"type": "string", "format": "binary"}}
-            )
+            item.media_type: {"schema": {"type": "string", "format": "binary"}}
             for item in FORMATS.values()
+            if item.name != "json"
         },
     },
     202: {"description": "The result becomes that of a job", "model": JobInfo},

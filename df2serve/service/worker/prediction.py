@@ -142,7 +142,7 @@ class Bench:
             )
             info = _result_info(task, loaded, record, image, timing)
             path = render(task.rendering, folder, record, info, Path(task.target) / "answer")
-        files = {kind: f"{RESULTS}/{file.path}" for kind, file in record.files.items()}
+        files = {str(kind): f"{RESULTS}/{file.path}" for kind, file in record.files.items()}
         return Answer(info, path, files)
 
 

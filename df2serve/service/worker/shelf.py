@@ -283,7 +283,7 @@ def _facts(
         card=_card(ensemble),
         revision=ensemble.sha256[:12],
         sha256=ensemble.sha256,
-        state=state,  # type: ignore[arg-type]  # one of its states
+        state=state,
         resident_bytes=resident,
         channels=tuple(channel.name for channel in manifest.channels),
         classes=tuple(ClassFacts(name=c.name, color=c.color) for c in manifest.classes),
