@@ -24,6 +24,7 @@ from df2serve.cli.report import report
 from df2serve.cli.review import review
 from df2serve.cli.rois import rois
 from df2serve.cli.run import run
+from df2serve.cli.serve import serve
 from df2serve.cli.upload import upload
 from df2serve.cli.uploaded import uploaded
 
@@ -59,6 +60,7 @@ _VERBS = (
     demo,
     predict,
     rank,
+    serve,
     report,
     review,
     run,

@@ -256,19 +256,26 @@ class Predictor:
         """Stop before the next forward pass; may be called from any thread, and is final."""
         self._cancel.set()
 
-    def stream(self, image: Image, *, listener: Listener | None = None) -> PredictionStream:
+    def stream(
+        self,
+        image: Image,
+        *,
+        listener: Listener | None = None,
+        computer: Executor | None = None,
+    ) -> PredictionStream:
         """Return the prediction of an image band by band, in memory bounded by its width.
 
         Args:
             image: raw intensities, in memory or read on demand.
             listener: called after each batch of tiles.
+            computer: runs the computation; the thread that takes the bands when absent.
 
         Raises:
             ImageMismatchError: the image's channels are not the ensemble's.
             BackendError: the predictor is not open.
         """
         self._check(image)
-        return PredictionStream(self, image, listener=listener, computer=None)
+        return PredictionStream(self, image, listener=listener, computer=computer)
 
     def _check(self, image: Image) -> None:
         """Refuse an image whose channels are not the ensemble's."""

@@ -1,7 +1,7 @@
 """Files to images and masks."""
 
 from df2serve.io.image import Image, PixelSize, Selection, require_finite
-from df2serve.io.isolation import read_image_isolated
+from df2serve.io.isolation import inspect_image_isolated, read_image_isolated
 from df2serve.io.masks import ClassMask, InstanceMask, read_mask
 from df2serve.io.reading import list_images, open_image, read_image
 
@@ -11,6 +11,7 @@ __all__ = [
     "InstanceMask",
     "PixelSize",
     "Selection",
+    "inspect_image_isolated",
     "list_images",
     "open_image",
     "read_image",

@@ -1,7 +1,8 @@
 """The process behind ``read_image_isolated``; run as ``python -m df2serve.io._decoder REQUEST``.
 
 The request is JSON; the bytes of an upload come from standard input. Answer and pixels go to
-standard output, which is a file.
+standard output, which is a file. With the number of a socket instead of a request, it forks such
+processes, see ``WarmDecoder``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import os
 import resource
 import signal
+import socket
 import sys
 from typing import Any, BinaryIO
 
@@ -19,9 +21,10 @@ import psutil  # type: ignore[import-untyped]
 
 from df2serve.config import DecodeLimits
 from df2serve.errors import Df2ServeError, LimitExceededError
+from df2serve.io._warm import serve
 from df2serve.io.image import Selection
 from df2serve.io.isolation import PIXELS_AT, Answer, Refusal
-from df2serve.io.reading import read_image
+from df2serve.io.reading import open_image
 
 _MESSAGE_LENGTH = 100_000
 """Keeps the answer in front of the pixels, even if every letter is escaped."""
@@ -48,26 +51,26 @@ def main(request: dict[str, Any], output: BinaryIO) -> None:
 def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> Answer:
     chosen = request["selection"]
     channels = chosen["channels"]
-    image = read_image(
+    with open_image(
         sys.stdin.buffer if request["source"] is None else request["source"],
         axes=request["axes"],
         selection=Selection(**chosen | {"channels": channels and tuple(channels)}),
         limits=limits,
         name=request["name"],
-    )
-    pixels = np.asarray(image.data)
-    output.seek(PIXELS_AT)
-    pixels.tofile(output)
-    count, height, width = pixels.shape
-    return Answer(
-        shape=(count, height, width),
-        dtype=pixels.dtype.str,
-        format=image.format,
-        channel_names=image.channel_names,
-        pixel_size_um=image.pixel_size_um,
-        sha256=image.sha256,
-        axes=image.axes,
-    )
+    ) as image:
+        if request["pixels"]:
+            output.seek(PIXELS_AT)
+            np.asarray(image.read().data).tofile(output)
+        count, height, width = image.shape
+        return Answer(
+            shape=(count, height, width),
+            dtype=image.dtype.str,
+            format=image.format,
+            channel_names=image.channel_names,
+            pixel_size_um=image.pixel_size_um,
+            sha256=image.sha256,
+            axes=image.axes,
+        )
 
 
 def _refusal(kind: type[Df2ServeError], message: str) -> Refusal:
@@ -98,6 +101,9 @@ def _limit(kind: int, soft: int, *, grace: int = 0) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1].isdecimal():
+        serve(socket.socket(fileno=int(sys.argv[1])), main)
+        sys.exit()
     # what libraries print must not get among the pixels
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

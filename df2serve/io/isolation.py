@@ -9,21 +9,31 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from df2serve import errors
 from df2serve.config import DecodeLimits, describe_validation_error
 from df2serve.errors import DecodeError, InputError, LimitExceededError, UnsupportedFormatError
+from df2serve.io._warm import WarmDecoder
 from df2serve.io.image import Image, PixelSize, Selection
 
-__all__ = ["PIXELS_AT", "Answer", "Refusal", "read_image_isolated"]
+__all__ = [
+    "PIXELS_AT",
+    "Answer",
+    "Refusal",
+    "WarmDecoder",
+    "inspect_image_isolated",
+    "read_image_isolated",
+    "warm_decoder",
+]
 
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
@@ -77,6 +87,7 @@ def read_image_isolated(
     pixel_size_um: PixelSize | None = None,
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
     name: str | None = None,
+    warm: WarmDecoder | None = None,
 ) -> Image:
     """Read an image in a process of its own, for input that is not trusted.
 
@@ -91,6 +102,7 @@ def read_image_isolated(
         pixel_size_um: as in ``open_image``.
         limits: as in ``open_image``; also time and memory of the process.
         name: name shown to people; the file's own when absent.
+        warm: starts the process faster, where many files are read.
 
     Returns:
         The image with its pixels in a private memory map of a file without a name.
@@ -101,35 +113,12 @@ def read_image_isolated(
         UnsupportedFormatError: the format is not read, or this system cannot limit processes.
         InputError: as in ``open_image``.
     """
-    if find_spec("resource") is None:
-        message = (
-            f"{sys.platform} cannot limit the memory of a process; use read_image for files that "
-            "you trust, or decode others on Linux or macOS"
-        )
-        raise UnsupportedFormatError(message)
     title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
-    request = {
-        "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
-        "name": title,
-        "axes": axes,
-        "selection": asdict(selection),
-        "limits": limits.model_dump(),
-    }
-    # none of these files has a name: whoever dies, nothing is left behind
-    with (
-        tempfile.TemporaryFile() as given,
-        tempfile.TemporaryFile() as output,
-        tempfile.TemporaryFile() as complaints,
-    ):
-        if isinstance(source, bytes):
-            given.write(source)
-            given.seek(0)
-        code = _decode(request, given, output, complaints)
-        if code:
-            raise _death(code, complaints, title, limits)
-        answer, pixels = _checked(output, title, limits)
+    request = _request(source, title, axes, selection, limits, pixels=True)
+    with _answered(request, source, limits, warm) as (answer, output):
+        data = np.memmap(output, np.dtype(answer.dtype), "c", PIXELS_AT, answer.shape)
     return Image(
-        data=pixels,
+        data=data,
         source=title,
         format=answer.format,
         channel_names=answer.channel_names,
@@ -140,11 +129,94 @@ def read_image_isolated(
     )
 
 
+def inspect_image_isolated(
+    source: str | Path | bytes,
+    *,
+    axes: str | None = None,
+    selection: Selection = Selection(),  # noqa: B008 - frozen
+    limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
+    name: str | None = None,
+    warm: WarmDecoder | None = None,
+) -> Answer:
+    """Read what the header of an image says, in a process of its own; no pixel is decoded.
+
+    Arguments and errors are those of :func:`read_image_isolated`.
+    """
+    title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
+    request = _request(source, title, axes, selection, limits, pixels=False)
+    with _answered(request, source, limits, warm) as (answer, _):
+        return answer
+
+
+def warm_decoder() -> WarmDecoder:
+    """Return what starts decoders faster; use it as a context manager."""
+    return WarmDecoder(_environment())
+
+
+def _request(
+    source: str | Path | bytes,
+    title: str,
+    axes: str | None,
+    selection: Selection,
+    limits: DecodeLimits,
+    *,
+    pixels: bool,
+) -> dict[str, Any]:
+    return {
+        "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
+        "name": title,
+        "axes": axes,
+        "selection": asdict(selection),
+        "limits": limits.model_dump(),
+        "pixels": pixels,
+    }
+
+
+@contextmanager
+def _answered(
+    request: dict[str, Any],
+    source: str | Path | bytes,
+    limits: DecodeLimits,
+    warm: WarmDecoder | None,
+) -> Iterator[tuple[Answer, BinaryIO]]:
+    """Give what the decoder says, and the file that holds the pixels behind it."""
+    if find_spec("resource") is None:
+        message = (
+            f"{sys.platform} cannot limit the memory of a process; use read_image for files that "
+            "you trust, or decode others on Linux or macOS"
+        )
+        raise UnsupportedFormatError(message)
+    # none of these files has a name: whoever dies, nothing is left behind
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as complaints,
+    ):
+        if isinstance(source, bytes):
+            given.write(source)
+            given.seek(0)
+        if warm is None:
+            code = _decode(request, given, output, complaints)
+        else:
+            seconds = _START_SECONDS + limits.max_seconds
+            found = warm.run(request, given, output, complaints, seconds=seconds)
+            code = -signal.SIGALRM if found is None else found
+        title = request["name"]
+        if code:
+            raise _death(code, complaints, title, limits)
+        yield _checked(output, title, limits, pixels=request["pixels"]), output
+
+
+def _environment() -> dict[str, str]:
+    """Return what decoders see of the environment."""
+    kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith("PYTHON")}
+    return kept | _SINGLE
+
+
 def _decode(
     request: dict[str, Any], given: BinaryIO, output: BinaryIO, complaints: BinaryIO
 ) -> int:
     """Run the decoder; return its exit code, or the negative number of the signal that ended it."""
-    kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith("PYTHON")}
     # -P: never import from the working directory, which may be the stranger's
     command = [sys.executable, "-P", "-m", "df2serve.io._decoder", json.dumps(request)]
     try:
@@ -153,7 +225,7 @@ def _decode(
             stdin=given,
             stdout=output,
             stderr=complaints,
-            env=kept | _SINGLE,
+            env=_environment(),
             timeout=_START_SECONDS + request["limits"]["max_seconds"],
             check=False,
         ).returncode
@@ -161,8 +233,8 @@ def _decode(
         return -signal.SIGALRM
 
 
-def _checked(output: BinaryIO, title: str, limits: DecodeLimits) -> tuple[Answer, NDArray[Any]]:
-    """Return the decoder's answer and pixels, which may be those of a decoder taken over.
+def _checked(output: BinaryIO, title: str, limits: DecodeLimits, *, pixels: bool) -> Answer:
+    """Return the decoder's answer, which may be that of a decoder taken over.
 
     Raises:
         InputError: the one that the decoder names.
@@ -175,12 +247,12 @@ def _checked(output: BinaryIO, title: str, limits: DecodeLimits) -> tuple[Answer
         raise _nonsense(title, describe_validation_error("answer", error)) from error
     if isinstance(answer, Refusal):
         raise _named_error(answer, title)
-    dtype = np.dtype(answer.dtype)
-    expected = math.prod(answer.shape) * dtype.itemsize
-    stored = output.seek(0, os.SEEK_END) - PIXELS_AT
-    if not expected == stored <= limits.max_bytes:
-        raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
-    return answer, np.memmap(output, dtype, "c", PIXELS_AT, answer.shape)
+    if pixels:
+        expected = math.prod(answer.shape) * np.dtype(answer.dtype).itemsize
+        stored = output.seek(0, os.SEEK_END) - PIXELS_AT
+        if not expected == stored <= limits.max_bytes:
+            raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
+    return answer
 
 
 def _named_error(refusal: Refusal, title: str) -> InputError:

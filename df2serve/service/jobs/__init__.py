@@ -1,0 +1,1 @@
+"""Jobs: predictions that outlive their requests, and the processes that compute them."""
