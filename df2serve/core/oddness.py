@@ -89,5 +89,5 @@ def strangeness(
 
 
 def _numbers(looks: Looks) -> dict[str, float]:
-    scores = {name: looks.scores[name] for name in OOD_SCORES if name in looks.scores}
-    return {**looks.statistics, **scores}
+    known = set(OOD_SCORES) & looks.scores.keys()
+    return {**looks.statistics, **{name: looks.scores[name] for name in sorted(known)}}

@@ -54,7 +54,7 @@ class AxisPlan:
     def _border(self, tile: int) -> int:
         """Return the first pixel of a tile's cell: halfway between two middles."""
         here, before = (
-            self.placed[i].start - self.kept[i].start + self.side / 2 for i in (tile, tile - 1)
+            int(self.placed[i].start - self.kept[i].start) + self.side / 2 for i in (tile, tile - 1)
         )
         return min(self.length, max(0, round((here + before) / 2)))
 

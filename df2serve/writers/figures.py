@@ -53,8 +53,8 @@ def draw_ranking(folder: Path, found: ReviewList, run: RunInfo) -> Path:
     scale = mpl.cm.ScalarMappable(Normalize(0, run.largest_uncertainty), UNCERTAINTY_COLORS)
     figure.colorbar(scale, ax=axes, label="total uncertainty per pixel", fraction=0.02)
     target = folder / "ranking.png"
-    with staging() as files:
-        figure.savefig(files.path(target), format="png", dpi=110)
+    with staging() as staged:
+        figure.savefig(staged.path(target), format="png", dpi=110)
     return target
 
 

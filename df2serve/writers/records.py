@@ -106,6 +106,8 @@ class RunInfo(Frozen):
     """How masks are divided into objects, where that was asked for."""
     calibration: Calibration = Calibration()
     """References and thresholds of the ensemble, if their scores compare with these."""
+    changed_settings: str = ""
+    """Settings in which the references differ, which are left out then."""
 
     @property
     def largest_uncertainty(self) -> float:
@@ -121,8 +123,9 @@ class RunInfo(Frozen):
     ) -> RunInfo:
         """Describe predictions of an ensemble with these settings."""
         manifest, calibration = ensemble.manifest, ensemble.calibration
-        if not _compares(calibration, config, manifest):
-            calibration = Calibration()
+        changed = _changed_settings(calibration, config, manifest)
+        if changed:
+            calibration = Calibration(expert_ranges=calibration.expert_ranges)
         return cls(
             ensemble_id=manifest.id,
             ensemble_name=manifest.name,
@@ -133,18 +136,23 @@ class RunInfo(Frozen):
             channels=tuple(channel.name for channel in manifest.channels),
             instances=instances,
             calibration=calibration,
+            changed_settings=changed,
         )
 
 
-def _compares(calibration: Calibration, config: InferenceConfig, manifest: Manifest) -> bool:
-    """Whether reference scores were computed as these are."""
+def _changed_settings(calibration: Calibration, config: InferenceConfig, manifest: Manifest) -> str:
+    """Name the settings that reference scores were computed with and that differ from ours."""
     recommended = manifest.inference
-    known = calibration.config or recommended.updated(
+    earlier = calibration.config or recommended.updated(
         tile_shape=recommended.tile_shape or manifest.tile_shape,
         zoom_out=recommended.zoom_out or manifest.zoom_out,
     ).model_dump(mode="json")
     now = config.model_dump(mode="json")
-    return {**known, "preset": None} == {**now, "preset": None}
+    return ", ".join(
+        f"{key.replace('_', ' ')} {earlier.get(key)}, here {now.get(key)}"
+        for key in dict.fromkeys([*earlier, *now])
+        if key != "preset" and earlier.get(key) != now.get(key)
+    )
 
 
 def read_run(path: Path) -> RunInfo:

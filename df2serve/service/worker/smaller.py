@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from df2serve.config import ReviewConfig
 from df2serve.errors import ArtifactNotFoundError, ImageMismatchError
 from df2serve.files import replace_file
 from df2serve.io import inspect_image_isolated
@@ -21,7 +22,7 @@ from df2serve.service.worker.prediction import (
     selection_of,
 )
 from df2serve.service.worker.shelf import Shelf
-from df2serve.writers import ranking_rows, read_results, write_table
+from df2serve.writers import ranking_rows, read_results, review, write_table
 
 __all__ = ["rank", "validate", "write_example"]
 
@@ -86,11 +87,11 @@ def rank(task: Rank) -> Path:
         for number, (_, found) in enumerate(results)
         for record in found
     ]
-    threshold = run.threshold.value if run.threshold else None
-    rows = ranking_rows(records, run, threshold=threshold)
+    found = review(records, run, config=ReviewConfig())
+    rows = ranking_rows(found, run)
     target.mkdir(parents=True, exist_ok=True)
     write_table(rows, target / "ranking")
-    content = json.dumps({"threshold": threshold, "images": rows}, allow_nan=False)
+    content = json.dumps({"threshold": found.threshold, "images": rows}, allow_nan=False)
     replace_file(target / "ranking.json", content.encode())
     return target
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from df2serve.artifact.manifest import Reference, ReferenceKind
-from df2serve.config import InferenceConfig
 from df2serve.core.calibration import miss_level
 from df2serve.writers.records import RunInfo
 from df2serve.writers.report._words import Place
@@ -77,10 +74,11 @@ def read_references(run: RunInfo) -> References:
     calibration, threshold = run.calibration, run.threshold
     of_kind = {item.kind: item for item in calibration.references}
     kind: ReferenceKind | None = "held_out" if "held_out" in of_kind else next(iter(of_kind), None)
-    if changed := _changed_settings(run):
+    if run.changed_settings:
         meaning = (
-            f"The ensemble's reference images were predicted with other settings ({changed}), so "
-            "that neither their scores nor the threshold of the ensemble apply here."
+            "The ensemble's reference images were predicted with other settings "
+            f"({run.changed_settings}), so that neither their scores nor the threshold of the "
+            "ensemble apply here."
         )
         return References(kind=None, failure="", meaning=meaning, points=(), levels=(), chosen=())
     chosen = tuple(item for item in calibration.references if item.kind == kind)
@@ -107,22 +105,6 @@ def read_references(run: RunInfo) -> References:
         points=_points(chosen, rule.metric, rule.required),
         levels=levels,
         chosen=chosen,
-    )
-
-
-def _changed_settings(run: RunInfo) -> str:
-    """Name the settings that differ between references and run; the preset's name is none."""
-    if not run.calibration.config:
-        return ""
-    try:
-        earlier = InferenceConfig.model_validate(run.calibration.config).model_dump(mode="json")
-    except ValidationError:
-        return "which this version does not know"
-    now = run.config.model_dump(mode="json")
-    return ", ".join(
-        f"{key.replace('_', ' ')} {earlier[key]}, here {now[key]}"
-        for key in now
-        if key != "preset" and earlier[key] != now[key]
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from df2serve.core.scores import ImageScores
 from df2serve.writers.records import Record, RunInfo
 
-__all__ = ["SCORE_NAMES", "Place", "ScoreName", "reasons", "risk_scores", "sentence"]
+__all__ = ["SCORE_NAMES", "Place", "ScoreTitle", "reasons", "risk_scores", "sentence"]
 
 _MOSTLY_DISAGREEMENT = 0.5
 _HARDLY_DISAGREEMENT = 0.1
@@ -18,21 +18,21 @@ _LITTLE = 0.005
 
 
 @dataclass(frozen=True)
-class ScoreName:
+class ScoreTitle:
     """How a score is called."""
 
     title: str
     meaning: str
 
 
-SCORE_NAMES: Mapping[str, ScoreName] = {
-    "u": ScoreName("U", "mean uncertainty of what was found"),
-    "u_epistemic": ScoreName("U, epistemic part", "disagreement of members and views"),
-    "u_class_balanced": ScoreName("U, classes alike", "every class counts the same"),
-    "u_top": ScoreName("U of the most doubtful", "sees objects that were missed as well"),
-    "one_minus_expected_dice": ScoreName("1 - expected Dice", "what the probabilities promise"),
-    "one_minus_pairwise_dice": ScoreName("1 - pairwise Dice", "how unlike the members' masks are"),
-    "one_minus_member_dice": ScoreName(
+SCORE_NAMES: Mapping[str, ScoreTitle] = {
+    "u": ScoreTitle("U", "mean uncertainty of what was found"),
+    "u_epistemic": ScoreTitle("U, epistemic part", "disagreement of members and views"),
+    "u_class_balanced": ScoreTitle("U, classes alike", "every class counts the same"),
+    "u_top": ScoreTitle("U of the most doubtful", "sees objects that were missed as well"),
+    "one_minus_expected_dice": ScoreTitle("1 - expected Dice", "what the probabilities promise"),
+    "one_minus_pairwise_dice": ScoreTitle("1 - pairwise Dice", "how unlike the members' masks are"),
+    "one_minus_member_dice": ScoreTitle(
         "1 - member Dice", "how unlike members' masks and the ensemble's are"
     ),
 }
