@@ -116,7 +116,7 @@ def test_settings_win(original, tmp_path: Path) -> None:
 
 
 def test_recorded_results_are_reproduced(original, tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 150, (80, 90, 1)).astype(np.float32)
+    image = np.random.default_rng(0).integers(0, 150, (40, 36, 1)).astype(np.float32)
     first = import_ensemble([original.script], tmp_path / "first").ensemble
     prediction = df2serve.predict(np.moveaxis(image, -1, 0), ensemble=first, axes="CYX")
     np.savez(tmp_path / "recorded.npz", image=image, softmax=prediction.probs)

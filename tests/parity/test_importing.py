@@ -42,7 +42,7 @@ def test_imports_predict_as_the_original(
         "gaussian_kernel_sigma_scale": 0.125,
         "scale": 1.0,
     }
-    image = np.random.default_rng(0).uniform(0, 150, (75, 70, channels)).astype(np.float32)
+    image = np.random.default_rng(0).uniform(0, 150, (50, 45, channels)).astype(np.float32)
     files = original_files(image, network=network | {"encoder_weights": None}, settings=settings)
     whole = import_ensemble([files.ensemble], tmp_path / "whole", recorded=files.recorded)
     members = import_ensemble(
