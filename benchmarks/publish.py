@@ -148,10 +148,10 @@ def report(costs: Sequence[Cost], machine: Machine, *, members: int, size_mb: fl
 
 {members} members with random weights, {size_mb:.0f} MB, to a Hub on the same machine
 (`tests/publish/hub_server.py`): no network, but hashing, comparing and writing. The folder holds
-the first member's weights twice; they travel once. Moved: large files that the Hub received or
-sent; of xet, by how much its store of chunks grew, which only pushes show. Memory: largest
-resident memory beyond that before the step. The machine did other work meanwhile, which lengthens
-seconds but hardly processor seconds.
+the first member's weights twice, which over LFS travel twice at first, because the client sends
+files side by side. Moved: large files that the Hub received or sent; of xet, by how much its store
+of chunks grew, which only pushes show. Memory: largest resident memory beyond that before the step.
+The machine did other work meanwhile, which lengthens seconds but hardly processor seconds.
 
 {markdown_table(header, rows)}"""
 
