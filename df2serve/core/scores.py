@@ -70,7 +70,7 @@ class ImageScores:
     """Median of their pixels, absent without any."""
 
     @property
-    def defined(self) -> dict[ScoreName, float]:
+    def defined(self) -> dict[str, float]:
         """The risk scores that this image has, by name."""
         return {name: value for name in SCORES if (value := getattr(self, name)) is not None}
 

@@ -52,7 +52,8 @@ def disturb(image: ImageArray, kind: Disturbance, seed: int) -> ImageArray:
         raise ConfigError(message)
     limit = float(np.iinfo(image.dtype).max)
     planes = _MAKERS[kind](image.astype(np.float32), limit, np.random.default_rng(seed))
-    return np.clip(np.rint(planes), 0, limit).astype(image.dtype)
+    disturbed: ImageArray = np.clip(np.rint(planes), 0, limit).astype(image.dtype)
+    return disturbed
 
 
 def _blur(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Planes:
@@ -77,7 +78,8 @@ def _particles(planes: _Planes, limit: float, rng: np.random.Generator) -> _Plan
         row, column = rng.uniform(0, shape)
         distance = np.hypot(rows - row, columns - column)
         np.maximum(light, np.clip(radius + 1 - distance, 0, 1), out=light)
-    return np.maximum(planes, limit * light)
+    dusty: _Planes = np.maximum(planes, limit * light)
+    return dusty
 
 
 def _vessels(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Planes:
@@ -89,7 +91,8 @@ def _vessels(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Plane
         distance = _distance_to(_path(shape, rng), shape)
         light = np.maximum(light, np.exp(-((distance / width) ** 2)))
     bright = np.percentile(planes, 99.5, axis=(1, 2), keepdims=True)
-    return planes + bright.astype(np.float32) * light
+    crossed: _Planes = planes + bright.astype(np.float32) * light
+    return crossed
 
 
 def _fold(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Planes:
@@ -99,7 +102,8 @@ def _fold(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Planes:
     width = rng.uniform(0.06, 0.12) * min(shape)
     strip = special.expit((width - distance) / 2)
     shift = rng.integers(np.ceil(width), np.ceil(3 * width) + 1, size=2)
-    return planes + strip.astype(np.float32) * np.roll(planes, tuple(shift), axis=(1, 2))
+    folded: _Planes = planes + strip.astype(np.float32) * np.roll(planes, tuple(shift), (1, 2))
+    return folded
 
 
 def _path(shape: tuple[int, int], rng: np.random.Generator, *, bend: float = 0.35) -> np.ndarray:
