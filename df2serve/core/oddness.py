@@ -89,5 +89,5 @@ def strangeness(
 
 
 def _numbers(looks: Looks) -> dict[str, float]:
-    scores = {name: looks.scores[name] for name in OOD_SCORES if name in looks.scores}
+    scores = {name: score for name, score in looks.scores.items() if name in OOD_SCORES}
     return {**looks.statistics, **scores}
