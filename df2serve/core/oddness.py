@@ -89,5 +89,5 @@ def strangeness(
 
 
 def _numbers(looks: Looks) -> dict[str, float]:
-    known = set(OOD_SCORES) & looks.scores.keys()
-    return {**looks.statistics, **{name: looks.scores[name] for name in sorted(known)}}
+    scores = {name: score for name, score in looks.scores.items() if name in OOD_SCORES}
+    return {**looks.statistics, **scores}

@@ -56,7 +56,7 @@ class AxisPlan:
         here, before = (
             int(self.placed[i].start - self.kept[i].start) + self.side / 2 for i in (tile, tile - 1)
         )
-        return min(self.length, max(0, round((here + before) / 2)))
+        return int(min(self.length, max(0, round((here + before) / 2))))
 
     def total_weight(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the sum of all tiles' windows over each pixel, axes (length,)."""

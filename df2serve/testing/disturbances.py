@@ -78,8 +78,8 @@ def _particles(planes: _Planes, limit: float, rng: np.random.Generator) -> _Plan
         row, column = rng.uniform(0, shape)
         distance = np.hypot(rows - row, columns - column)
         np.maximum(light, np.clip(radius + 1 - distance, 0, 1), out=light)
-    lit: _Planes = np.maximum(planes, limit * light)
-    return lit
+    dusty: _Planes = np.maximum(planes, limit * light)
+    return dusty
 
 
 def _vessels(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Planes:
@@ -91,8 +91,8 @@ def _vessels(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Plane
         distance = _distance_to(_path(shape, rng), shape)
         light = np.maximum(light, np.exp(-((distance / width) ** 2)))
     bright = np.percentile(planes, 99.5, axis=(1, 2), keepdims=True)
-    lit: _Planes = planes + bright.astype(np.float32) * light
-    return lit
+    crossed: _Planes = planes + bright.astype(np.float32) * light
+    return crossed
 
 
 def _fold(planes: _Planes, _limit: float, rng: np.random.Generator) -> _Planes:

@@ -46,9 +46,9 @@ def draw_ranking(folder: Path, found: ReviewList, run: RunInfo) -> Path:
     for axis in axes.flat:
         axis.set_axis_off()
     for place, left, right in zip(places, axes.flat[::2], axes.flat[1::2], strict=False):
-        files = place.record.files
-        left.imshow(_thumbnail(folder / files["overlay"].path))
-        right.imshow(_thumbnail(folder / files["picture"].path))
+        made = place.record.files
+        left.imshow(_thumbnail(folder / made["overlay"].path))
+        right.imshow(_thumbnail(folder / made["picture"].path))
         left.set_title(_title(place, found.score), loc="left", fontsize=9)
     scale = mpl.cm.ScalarMappable(Normalize(0, run.largest_uncertainty), UNCERTAINTY_COLORS)
     figure.colorbar(scale, ax=axes, label="total uncertainty per pixel", fraction=0.02)

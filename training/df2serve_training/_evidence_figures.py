@@ -46,7 +46,7 @@ def _scores(evidence: Evidence) -> Figure:
             axes.plot(place + np.asarray(spread), sorted(values), ".", color=_COLORS[0], ms=4)
             if (name, score) in auroc:
                 label = f"{auroc[name, score]:.2f}"
-                axes.text(place, 1.0, label, transform=axes.get_xaxis_transform(), ha="center")
+                axes.text(place, 1.03, label, transform=axes.get_xaxis_transform(), ha="center")
         axes.set_ylabel(score, fontsize=7)
     every[-1].set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     figure.suptitle(f"Scores of images; above: AUROC against {names[0]}", fontsize=10)
