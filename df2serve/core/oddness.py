@@ -89,5 +89,7 @@ def strangeness(
 
 
 def _numbers(looks: Looks) -> dict[str, float]:
-    scores = {name: score for name, score in looks.scores.items() if name in OOD_SCORES}
+    scores: dict[str, float] = {
+        name: score for name, score in looks.scores.items() if name in OOD_SCORES
+    }
     return {**looks.statistics, **scores}

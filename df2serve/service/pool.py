@@ -227,7 +227,7 @@ class Pool:
             Problem: there is no such model.
         """
         for facts in self.models:
-            if name in (facts.name, *facts.aliases):
+            if name == facts.name:
                 return facts
         known = ", ".join(facts.name for facts in self.models) or "none"
         raise Problem(Code.MODEL_NOT_FOUND, f"there is no such model here; models are {known}")

@@ -67,8 +67,6 @@ class ModelFacts(Schema):
 
     name: str
     """Name in addresses."""
-    aliases: tuple[str, ...] = ()
-    """Other names of it."""
     is_default: bool = False
     id: str
     """Identifier of the ensemble."""

@@ -56,8 +56,6 @@ class Settings(BaseSettings):
     or ``hf://org/name[@revision]``. The first one is the default model."""
     warm: bool = True
     """Load the default model at the start, instead of with its first request."""
-    reload_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """How often to look for new revisions of the models; 0 for only when asked to."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     keys: tuple[KeyEntry, ...] = ()

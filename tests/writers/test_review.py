@@ -180,4 +180,9 @@ def test_scores_of_other_settings_do_not_meet(tmp_path: Path) -> None:
     ensemble = with_files(ensemble, {"calibration.json": calibration.to_json()})
     assert RunInfo.of(ensemble, config).calibration.references == known
     for changes in ({"views": 1}, {"precision": "bf16"}, {"zoom_out": 2.0}):
-        assert RunInfo.of(ensemble, config.updated(**changes)).calibration == Calibration()
+        run = RunInfo.of(ensemble, config.updated(**changes))
+        assert run.calibration == Calibration()
+        (name,) = changes
+        assert run.changed_settings.startswith(f"{name.replace('_', ' ')} ")
+    same = RunInfo.of(ensemble, config.updated(preset="fast"))
+    assert (same.calibration.references, same.changed_settings) == (known, "")
