@@ -11,13 +11,24 @@ from df2serve.errors import ConfigError
 __all__ = ["FORMATS", "Format", "FormatName", "Output", "Rendering", "negotiate"]
 
 Output: TypeAlias = Literal[
-    "mask", "uncertainty", "probabilities", "overlay", "picture", "labels", "instances"
+    "mask",
+    "uncertainty",
+    "probabilities",
+    "image",
+    "overlay",
+    "picture",
+    "labels",
+    "instances",
+    "rois",
+    "geojson",
 ]
 """Outputs of a prediction, as in the record of a result."""
 
-FormatName: TypeAlias = Literal["tiff", "ome.tiff", "zip", "json", "npz", "png", "csv"]
+FormatName: TypeAlias = Literal[
+    "tiff", "ome.tiff", "zip", "json", "npz", "png", "csv", "rois", "geojson"
+]
 
-OBJECTS: frozenset[Output] = frozenset({"labels", "instances"})
+OBJECTS: frozenset[Output] = frozenset({"labels", "instances", "rois", "geojson"})
 """Outputs that need objects."""
 
 
@@ -37,7 +48,15 @@ class Format:
 
 
 _RASTERS: tuple[Output, ...] = ("mask", "uncertainty", "probabilities", "labels")
-_EVERYTHING: tuple[Output, ...] = (*_RASTERS, "overlay", "picture", "instances")
+_EVERYTHING: tuple[Output, ...] = (
+    *_RASTERS,
+    "image",
+    "overlay",
+    "picture",
+    "instances",
+    "rois",
+    "geojson",
+)
 
 FORMATS: dict[FormatName, Format] = {
     item.name: item
@@ -63,6 +82,10 @@ FORMATS: dict[FormatName, Format] = {
         ),
         Format("png", "image/png", ".png", ("overlay", "picture"), ("overlay",), single=True),
         Format("csv", "text/csv", ".csv", ("instances",), ("instances",), single=True),
+        Format("rois", "application/zip", ".zip", ("rois",), ("rois",), single=True),
+        Format(
+            "geojson", "application/geo+json", ".geojson", ("geojson",), ("geojson",), single=True
+        ),
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
@@ -16,6 +16,7 @@ from df2serve.errors import DecodeError, SourceNotFoundError
 from df2serve.inference import Provenance
 
 __all__ = [
+    "SHAPES",
     "InstanceCount",
     "OutputFile",
     "OutputKind",
@@ -28,6 +29,8 @@ __all__ = [
 
 ShapeKind: TypeAlias = Literal["rois", "geojson"]
 """Outlines of objects, for ImageJ and for QuPath."""
+SHAPES: tuple[ShapeKind, ...] = get_args(ShapeKind)
+"""All of them."""
 OutputKind: TypeAlias = (
     Literal[
         "mask",

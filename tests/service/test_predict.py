@@ -90,11 +90,11 @@ def test_every_format_gives_what_the_command_line_gives(
     path = tmp_path / name
     WRITERS[name](path)
     out = tmp_path / "out"
-    given = ["--probabilities", "--instances", "watershed"]
+    given = ["--probabilities", "--instances", "watershed", "--rois", "--geojson"]
     assert df2serve("predict", cells.source, path, "-o", out, *given).code == 0
 
     query = {"name": name, "format": "zip", "instances": "watershed"}
-    outputs = "mask,uncertainty,probabilities,overlay,picture,labels,instances"
+    outputs = "mask,uncertainty,probabilities,image,overlay,picture,labels,instances,rois,geojson"
     answer = service.post(PREDICT, params=query | {"outputs": outputs}, content=path.read_bytes())
     assert answer.status_code == 200, answer.text
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:

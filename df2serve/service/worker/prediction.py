@@ -34,6 +34,7 @@ from df2serve.service.worker.rendering import render
 from df2serve.service.worker.shelf import Loaded, Shelf
 from df2serve.service.worker.turns import Turns
 from df2serve.writers import Record, ResultFolder
+from df2serve.writers.records import SHAPES
 
 __all__ = [
     "RESULTS",
@@ -193,6 +194,7 @@ def _result_folder(task: Predict, loaded: Loaded, config: InferenceConfig) -> Re
         resume=target.exists(),
         probabilities="probabilities" in task.rendering.outputs,
         instances=task.params.objects(needed=task.rendering.needs_objects),
+        shapes=[kind for kind in SHAPES if kind in task.rendering.outputs],
     )
 
 
