@@ -28,6 +28,7 @@ export function askForKey() {
     document.getElementById("key-wrong").textContent = hadKey ? "The key in use is not valid." : "";
     input.value = "";
     dialog.returnValue = "";
+    document.getElementById("key-later").onclick = () => dialog.close();
     dialog.addEventListener("close", () => {
       const given = dialog.returnValue === "use" && input.value.trim();
       if (given) sessionStorage.setItem(KEY, given);
