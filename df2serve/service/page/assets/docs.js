@@ -15,7 +15,7 @@ async function draw() {
   const schemas = Object.entries(api.components?.schemas ?? {});
   main.replaceChildren(h("div", {},
     h("nav", { class: "contents", "aria-label": "Contents" },
-      tags.map((tag) => [h("h2", {}, tag), h("ul", {}, of(tag).map((operation) => h("li", {}, h("a", { href: `#${operation.operationId}` }, method(operation.method), operation.path))))]).flat(),
+      tags.map((tag) => [h("h2", {}, tag), h("ul", {}, of(tag).map((operation) => h("li", {}, h("a", { href: `#${operation.operationId}` }, method(operation.method), h("span", {}, operation.path)))))]).flat(),
       h("h2", {}, "answers"),
       h("ul", {}, schemas.map(([name]) => h("li", {}, h("a", { href: `#schema-${name}` }, name))))),
     h("div", { class: "operations" },
@@ -34,7 +34,7 @@ function operationPanel({ operationId: id, method: name, path, summary, descript
     security && h("p", { class: "fine" }, "Needs a key where the service has keys."),
     table("Parameters", parameters.map(({ name, in: place, required, schema, description }) => [name, [typeOf(schema), h("br"), `${place}${required ? ", required" : ""}`], description ?? schema.description])),
     requestBody && table("Body", Object.entries(requestBody.content).map(([type, { schema }]) => [type, typeOf(schema), fieldsOf(schema)])),
-    table("Answers", Object.entries(responses).map(([status, { description, content = {} }]) => [status, answers(content), description])));
+    table("Answers", Object.entries(responses).map(([status, { description, content = {} }]) => [status, answers(content), description === "Successful Response" ? "" : description])));
 }
 
 /** Tell what an answer is, with links to the schemas of JSON. */

@@ -18,7 +18,9 @@ export async function showStart(content, signal) {
   const send = (files) => submit(files, settings.parameters(), place, signal);
   const place = dropZone(send);
   content.append(h("div", { class: "start" }, place.element, settings.element));
-  settings.element.append(exampleButton(settings, send));
+  const example = exampleButton(settings, send);
+  settings.element.append(example);
+  settings.changed(({ has_example: exists }) => { example.hidden = !exists; });
   const jobs = h("section", { "aria-labelledby": "recent" }, h("h2", { id: "recent" }, "Recent jobs"));
   content.append(jobs);
   jobs.append(await jobList(signal, 5));
@@ -110,14 +112,15 @@ function settingsOf(models, first) {
   const facts = h("dl", { class: "facts" });
   const about = h("p", { class: "fine" });
   const classes = h("p", { class: "key" });
-  const model = h("select", { id: "model", onchange: () => describe() },
+  const model = h("select", { id: "model", onchange: () => watchers.forEach((act) => act(chosen())) },
     models.map(({ name, title }) => h("option", { value: name, selected: name === first }, title && title !== name ? `${title} (${name})` : name)));
   const chosen = () => models.find(({ name }) => name === model.value);
-  const objects = h("input", { type: "checkbox", id: "objects", onchange: () => { method.disabled = smallest.disabled = !objects.checked; } });
-  const method = h("select", { id: "instances", disabled: true },
-    h("option", { value: "watershed" }, "divide those that touch"),
-    h("option", { value: "components" }, "those that touch are one"));
-  const smallest = h("input", { id: "min_size", type: "number", min: 0, step: 1, placeholder: "0", disabled: true });
+  const objects = h("input", { type: "checkbox", id: "objects", onchange: () => { kinds.hidden = !objects.checked; } });
+  const method = h("select", { id: "instances" },
+    h("option", { value: "watershed" }, "are divided"),
+    h("option", { value: "components" }, "are one object"));
+  const smallest = h("input", { id: "min_size", type: "number", min: 0, step: 1, placeholder: "0" });
+  const kinds = h("div", { class: "pair", hidden: true }, field("Those that touch", method), field("Smallest, in pixels", smallest));
   const preset = h("select", { id: "preset" },
     h("option", { value: "" }, "of the model"), ["accurate", "fast", "deepflash2"].map((name) => h("option", {}, name)));
   const more = ["axes", "channels", "pixel_size"].map((id) => h("input", { id, autocomplete: "off", spellcheck: "false" }));
@@ -126,19 +129,23 @@ function settingsOf(models, first) {
   channels.placeholder = "0,2";
   size.placeholder = "0.25";
 
-  function describe() {
-    const { description, classes: named } = chosen();
-    facts.replaceChildren(...modelFacts(chosen()).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
-    about.textContent = description;
-    classes.replaceChildren(...legend(named));
-  }
-  describe();
+  const watchers = [];
+  const changed = (act) => {
+    watchers.push(act);
+    act(chosen());
+  };
+  changed((model) => {
+    facts.replaceChildren(...modelFacts(model).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+    about.textContent = model.description;
+    classes.replaceChildren(...legend(model.classes));
+  });
   return {
     chosen,
+    changed,
     element: h("section", { class: "panel settings", "aria-label": "Settings" },
       field("Model", model), about, classes, facts,
       h("label", { class: "check" }, objects, "Find and count objects"),
-      h("div", { class: "pair" }, field("Objects", method), field("Smallest, in pixels", smallest)),
+      kinds,
       h("details", {}, h("summary", {}, "More settings"),
         h("div", { class: "pair" },
           field("Computation", preset), field("Axes of the file", axes),
@@ -153,15 +160,14 @@ function settingsOf(models, first) {
 
 const field = (label, input) => h("label", { class: "field", for: input.id }, h("span", {}, label), input);
 
-/** Try the model with the image that it brings along. */
+/** Return a button that tries the chosen model with the image that it brings along. */
 function exampleButton(settings, send) {
-  return h("p", { class: "actions" }, h("button", {
+  return h("button", {
     type: "button",
     onclick: guarded(async () => {
-      const { name, has_example: exists } = settings.chosen();
-      if (!exists) throw new Error("This model brings no example image.");
+      const { name } = settings.chosen();
       const answer = await request(`/v1/models/${encodeURIComponent(name)}/example`);
       await send([new File([await answer.blob()], `${name}-example.npy`)]);
     }),
-  }, "Try the model’s example image"));
+  }, "Try the model’s example image");
 }
