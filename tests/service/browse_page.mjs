@@ -2,7 +2,8 @@
 // node browse_page.mjs CHROMIUM ADDRESS FOLDER KEY [SCREENSHOTS]
 // FOLDER has images in few/, and in many/ those of a job that takes long enough to be cancelled.
 // playwright-core is looked up in the folder that NODE_PATH names.
-import { readdirSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
@@ -60,7 +61,8 @@ await page.getByRole("button", { name: "Show the whole image" }).click();
 const saved = page.waitForEvent("download");
 await page.getByRole("button", { name: /^Mask/ }).click();
 const download = await saved;
-seen.mask = [download.suggestedFilename(), await download.path()];
+const digest = createHash("sha256").update(readFileSync(await download.path())).digest("hex");
+seen.mask = [download.suggestedFilename(), digest];
 await shoot("result");
 
 // several images become a review list

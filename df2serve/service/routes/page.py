@@ -1,4 +1,4 @@
-"""The page at ``/`` and the reference at ``/docs``: files of the package, the same for everybody."""
+"""The page at ``/`` and the reference at ``/docs``: files of the package, alike for everybody."""
 
 from __future__ import annotations
 

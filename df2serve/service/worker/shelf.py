@@ -314,7 +314,7 @@ def _facts(
 
 
 def references_of(ensemble: Ensemble) -> ReferenceFacts | None:
-    """Return what U compares with: held-out images, or those of the training where there are none."""
+    """Return what U compares with: held-out images where there are any."""
     kinds: tuple[ReferenceKind, ...] = ("held_out", "out_of_fold")
     for kind in kinds:
         if scores := ensemble.calibration.reference_scores("u", kind):
