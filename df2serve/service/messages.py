@@ -102,6 +102,14 @@ class Example(Task):
     target: str
 
 
+class Thumbnail(Task):
+    """Write a small picture of another one."""
+
+    kind: Literal["thumbnail"] = "thumbnail"
+    source: str
+    target: str
+
+
 class Load(Task):
     """Load a model, its newest revision."""
 
@@ -124,7 +132,7 @@ class Cancel(Frozen):
 
 
 Request: TypeAlias = Annotated[
-    Configure | Predict | Validate | Rank | Example | Load | Unload | Cancel,
+    Configure | Predict | Validate | Rank | Example | Thumbnail | Load | Unload | Cancel,
     Field(discriminator="kind"),
 ]
 REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

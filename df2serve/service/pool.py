@@ -31,6 +31,7 @@ from df2serve.service.messages import (
     Rank,
     Request,
     Started,
+    Thumbnail,
     Unload,
     Validate,
 )
@@ -51,7 +52,7 @@ _START_SECONDS = 300.0
 _UNKNOWN_PASSES = 100
 """Passes that an image counts for as long as its size is not known."""
 
-AnyTask = Predict | Validate | Rank | Example | Load | Unload
+AnyTask = Predict | Validate | Rank | Example | Thumbnail | Load | Unload
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ __all__ = [
     "ObjectFacts",
     "PixelSizeFacts",
     "Quality",
+    "ReferenceFacts",
     "ResultInfo",
     "Schema",
     "ThresholdFacts",
@@ -60,6 +61,15 @@ class ThresholdFacts(Schema):
     """Reference images."""
     meaning: str
     """A sentence for people."""
+
+
+class ReferenceFacts(Schema):
+    """U of the images whose predictions were compared with the truth."""
+
+    source: Literal["held_out", "out_of_fold"]
+    """What they are; ``out_of_fold`` images are those of the training."""
+    scores: tuple[float, ...]
+    """In increasing order."""
 
 
 class ModelFacts(Schema):
@@ -106,6 +116,8 @@ class ModelFacts(Schema):
     """Settings that the author recommends."""
     threshold: ThresholdFacts | None
     """Absent where the ensemble carries no U_min."""
+    references: ReferenceFacts | None
+    """What U compares with; absent where the ensemble carries none."""
     has_example: bool
     """Whether the model has an example image, at ``/v1/models/{name}/example``."""
     limits: dict[str, int | float] = Field(default_factory=dict)
@@ -206,6 +218,8 @@ class ResultInfo(Schema):
     config: dict[str, JsonValue]
     """Settings in effect."""
     quality: Quality
+    largest_uncertainty: float
+    """The largest value that an uncertainty map can take; shown brightest in its picture."""
     classes: tuple[ClassFacts, ...]
     class_fractions: tuple[float, ...]
     """Share of the pixels predicted as each class."""

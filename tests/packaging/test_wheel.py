@@ -51,6 +51,9 @@ def test_contents(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {"df2serve/py.typed", "df2serve_training/py.typed"} <= names
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "df2serve/service/page").rglob("*.*")}
+    assert len(page) > 5
+    assert page <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

@@ -117,6 +117,7 @@ def test_models_tell_everything(service, cells) -> None:
     assert facts["channels"] == ["channel 0"]
     assert [item["name"] for item in facts["classes"]] == ["background", "class 1"]
     assert facts["threshold"]["value"] == 0.9
+    assert facts["references"] == {"source": "held_out", "scores": [0.1, 0.9, 0.999]}
     assert facts["card"] == "# Cells\n"
     assert facts["license"] is None
     assert facts["limits"]["body_bytes"] == 8 << 20

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from df2serve.service.problems import Code
 
@@ -207,3 +208,13 @@ def test_a_lost_worker_is_replaced_and_its_image_predicted(service, pool) -> Non
     done = finished(service, place, 300)
     assert worker.process.pid != process
     assert (done["state"], done["attempts"]) == ("successful", 2)
+
+
+def test_thumbnails(service, job) -> None:
+    answer = service.get(f"{job['links']['results']}/0/thumbnail")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.headers["cache-control"] == "private, max-age=3600"
+    with Image.open(io.BytesIO(answer.content)) as small:
+        assert (small.format, small.size) == ("JPEG", (80, 70))
+    failed = service.get(f"{job['links']['results']}/2/thumbnail")
+    assert failed.json()["code"] == "not_found"

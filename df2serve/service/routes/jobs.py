@@ -8,12 +8,14 @@ import html
 import json
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
+from starlette.background import BackgroundTask
 
 from df2serve.service.formats import choose, negotiate
 from df2serve.service.ingest import Upload, receive_files
@@ -28,7 +30,7 @@ from df2serve.service.jobs.info import (
 )
 from df2serve.service.jobs.runner import LiveJob
 from df2serve.service.jobs.store import ItemSpec, JobSpec, JobState, now
-from df2serve.service.messages import Rank
+from df2serve.service.messages import Rank, Thumbnail
 from df2serve.service.problems import Code, Problem
 from df2serve.service.routes.context import Context, JobsKey, Service, problems
 from df2serve.service.routes.predictions import (
@@ -45,6 +47,7 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["jobs"])
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+ItemNumber = Annotated[int, Path(ge=0, le=1_000_000)]
 _KEY = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 _KNOWN = problems(Code.UNAUTHORIZED, Code.FORBIDDEN, Code.JOB_NOT_FOUND, Code.BAD_PARAMETER)
 _EVENT_SECONDS = 0.2
@@ -175,6 +178,27 @@ async def job_results(job: Job, service: Service) -> Manifest:
 
 
 @router.get(
+    "/v1/jobs/{id}/results/{item}/thumbnail",
+    response_class=FileResponse,
+    responses=_KNOWN
+    | problems(Code.JOB_NOT_READY, Code.NOT_FOUND, Code.RESULT_EXPIRED)
+    | {200: {"content": {"image/jpeg": {}}}},
+)
+async def job_thumbnail(job: Job, service: Service, item: ItemNumber) -> FileResponse:
+    """Send a small picture of a result, its overlay."""
+    source = _artifact(service, job, item, "overlay")
+    id = uuid.uuid4().hex
+    target = source.with_name(f"{id}.jpg")
+    await service.pool.ask(Thumbnail(id=id, source=str(source), target=str(target)))
+    return FileResponse(
+        target,
+        media_type="image/jpeg",
+        headers={"Cache-Control": "private, max-age=3600"},
+        background=BackgroundTask(target.unlink, missing_ok=True),
+    )
+
+
+@router.get(
     "/v1/jobs/{id}/results/{item}/{artifact}",
     response_class=FileResponse,
     responses=_KNOWN
@@ -184,23 +208,14 @@ async def job_results(job: Job, service: Service) -> Manifest:
 async def job_artifact(
     job: Job,
     service: Service,
-    item: Annotated[int, Path(ge=0, le=1_000_000)],
+    item: ItemNumber,
     artifact: Annotated[str, Path(pattern=r"^[a-z]{1,32}$")],
     if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
 ) -> Response:
     """Send a file of a result; parts of it on request (``Range``)."""
-    if item >= len(job.spec.items):
-        raise Problem(Code.NOT_FOUND, f"the job has {len(job.spec.items)} images, from 0")
     if artifact == "result" and item in job.outcomes and job.outcomes[item].result is not None:
         return JSONResponse(job.outcomes[item].result.model_dump(mode="json"))  # type: ignore[union-attr]
-    relative = artifact_path(job, item, artifact)
-    if relative is None:
-        if item not in job.outcomes:
-            raise Problem(Code.JOB_NOT_READY, "this image has no result yet", retry_after=2)
-        raise Problem(Code.NOT_FOUND, "this result has no such file")
-    path = service.jobs.store.item(job.spec.id, item) / relative
-    if not path.is_file():
-        raise Problem(Code.RESULT_EXPIRED, "the file was removed")
+    path = _artifact(service, job, item, artifact)
     digest = await asyncio.to_thread(_digest, path)
     etag = f'"{digest.hex()}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache", **repr_digest(digest)}
@@ -208,7 +223,7 @@ async def job_artifact(
         return Response(status_code=304, headers=headers)
     return FileResponse(
         path,
-        media_type=media_type_of(job, artifact, relative),
+        media_type=media_type_of(job, artifact, path.name),
         filename=path.name,
         headers=headers,
     )
@@ -240,6 +255,25 @@ async def job_ranking(job: Job, request: Request, service: Service) -> Response:
     if "text/html" in accept:
         return Response(_page(json.loads(content)), media_type="text/html")
     return Response(content, media_type="application/json")
+
+
+def _artifact(service: Context, job: LiveJob, item: int, name: str) -> FilePath:
+    """Return a file of a result.
+
+    Raises:
+        Problem: it is not there, not yet, or not any more.
+    """
+    if item >= len(job.spec.items):
+        raise Problem(Code.NOT_FOUND, f"the job has {len(job.spec.items)} images, from 0")
+    relative = artifact_path(job, item, name)
+    if relative is None:
+        if item not in job.outcomes:
+            raise Problem(Code.JOB_NOT_READY, "this image has no result yet", retry_after=2)
+        raise Problem(Code.NOT_FOUND, "this result has no such file")
+    path = service.jobs.store.item(job.spec.id, item) / relative
+    if not path.is_file():
+        raise Problem(Code.RESULT_EXPIRED, "the file was removed")
+    return path
 
 
 def _job_id(service: Context, owner: str, key: str | None) -> str:

@@ -31,12 +31,13 @@ from df2serve.service.messages import (
     Report,
     Request,
     Started,
+    Thumbnail,
     Unload,
     Validate,
 )
 from df2serve.service.worker.prediction import Bench
 from df2serve.service.worker.shelf import Shelf
-from df2serve.service.worker.smaller import rank, validate, write_example
+from df2serve.service.worker.smaller import rank, validate, write_example, write_thumbnail
 from df2serve.service.worker.turns import Turns
 
 _log = logging.getLogger("df2serve.service.worker")
@@ -85,12 +86,12 @@ class Worker:
             case Predict():
                 self._cancels[request.id] = threading.Event()
                 self._pools["decode"].submit(self._guarded, request.id, self._decode, request)
-            case Validate() | Rank() | Example() | Load() | Unload():
+            case Validate() | Rank() | Example() | Thumbnail() | Load() | Unload():
                 self._pools["other"].submit(self._guarded, request.id, self._small, request)
             case _:
                 assert_never(request)
 
-    def _small(self, request: Validate | Rank | Example | Load | Unload) -> None:
+    def _small(self, request: Validate | Rank | Example | Thumbnail | Load | Unload) -> None:
         """Do what takes no device."""
         match request:
             case Validate():
@@ -99,6 +100,8 @@ class Worker:
                 self._send(Done(id=request.id, path=str(rank(request))))
             case Example():
                 self._send(Done(id=request.id, path=str(write_example(self._shelf, request))))
+            case Thumbnail():
+                self._send(Done(id=request.id, path=str(write_thumbnail(request))))
             case Load():
                 self._shelf.refresh(request.model)
                 self._send(Done(id=request.id))

@@ -14,6 +14,7 @@ from df2serve.config import DecodeLimits, InferenceConfig, RuntimeConfig
 from df2serve.core.calibration import mid_rank
 from df2serve.core.resolution import coarse_shape
 from df2serve.core.tiling import plan_tiles
+from df2serve.core.uncertainty import maximum_uncertainty
 from df2serve.errors import CancelledError
 from df2serve.inference import Predictor, Progress
 from df2serve.io import Image, PixelSize, Selection, read_image_isolated
@@ -31,7 +32,7 @@ from df2serve.service.schemas import (
     Timing,
 )
 from df2serve.service.worker.rendering import render
-from df2serve.service.worker.shelf import Loaded, Shelf
+from df2serve.service.worker.shelf import Loaded, Shelf, references_of
 from df2serve.service.worker.turns import Turns
 from df2serve.writers import Record, ResultFolder
 from df2serve.writers.records import SHAPES
@@ -224,6 +225,9 @@ def _result_info(
         params=task.params.model_dump(mode="json", exclude_none=True),
         config=provenance.config.model_dump(mode="json"),
         quality=_quality(loaded, record),
+        largest_uncertainty=maximum_uncertainty(
+            len(manifest.classes), provenance.config.uncertainty_scale
+        ),
         classes=tuple(ClassFacts(name=c.name, color=c.color) for c in manifest.classes),
         class_fractions=record.scores.class_fractions,
         instances=count
@@ -240,12 +244,11 @@ def _result_info(
 
 
 def _quality(loaded: Loaded, record: Record) -> Quality:
-    scores, calibration = record.scores, loaded.ensemble.calibration
-    threshold = calibration.threshold("u")
-    references = calibration.reference_scores("u", "held_out") or calibration.reference_scores(
-        "u", "out_of_fold"
-    )
-    rank = None if scores.u is None else mid_rank(scores.u, references)
+    scores, threshold = record.scores, loaded.ensemble.calibration.threshold("u")
+    references = references_of(loaded.ensemble)
+    rank = None
+    if scores.u is not None and references is not None:
+        rank = mid_rank(scores.u, references.scores)
     reason = None
     if scores.u is None:
         reason = "no_valid_pixels" if scores.no_valid_pixels else "empty_prediction"

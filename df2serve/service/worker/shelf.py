@@ -14,13 +14,20 @@ import numpy as np
 from pydantic import JsonValue
 
 from df2serve.artifact import Ensemble, load_ensemble
+from df2serve.artifact.manifest import ReferenceKind
 from df2serve.backends import MemberRunner, open_members
 from df2serve.config import Precision, RuntimeConfig
 from df2serve.errors import ArtifactNotFoundError, ConfigError, IntegrityError
 from df2serve.inference import Predictor
-from df2serve.service.schemas import ClassFacts, ModelFacts, PixelSizeFacts, ThresholdFacts
+from df2serve.service.schemas import (
+    ClassFacts,
+    ModelFacts,
+    PixelSizeFacts,
+    ReferenceFacts,
+    ThresholdFacts,
+)
 
-__all__ = ["Loaded", "Shelf"]
+__all__ = ["Loaded", "Shelf", "references_of"]
 
 _log = logging.getLogger(__name__)
 _CARD_BYTES = 1 << 20
@@ -301,8 +308,18 @@ def _facts(
             references=threshold.references,
             meaning=threshold.meaning,
         ),
+        references=references_of(ensemble),
         has_example="test/input.npy" in manifest.files,
     )
+
+
+def references_of(ensemble: Ensemble) -> ReferenceFacts | None:
+    """Return what U compares with: held-out images where there are any."""
+    kinds: tuple[ReferenceKind, ...] = ("held_out", "out_of_fold")
+    for kind in kinds:
+        if scores := ensemble.calibration.reference_scores("u", kind):
+            return ReferenceFacts(source=kind, scores=tuple(sorted(scores)))
+    return None
 
 
 def _card(ensemble: Ensemble) -> str | None:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as PillowImage
 
 from df2serve.config import ReviewConfig
 from df2serve.errors import ArtifactNotFoundError, ImageMismatchError
 from df2serve.files import replace_file
 from df2serve.io import inspect_image_isolated
-from df2serve.service.messages import Example, Rank, Validate
+from df2serve.service.messages import Example, Rank, Thumbnail, Validate
 from df2serve.service.schemas import ImageFacts, PixelSizeFacts, Validation
 from df2serve.service.worker.prediction import (
     RESULTS,
@@ -24,7 +25,10 @@ from df2serve.service.worker.prediction import (
 from df2serve.service.worker.shelf import Shelf
 from df2serve.writers import ranking_rows, read_results, review, write_table
 
-__all__ = ["rank", "validate", "write_example"]
+__all__ = ["rank", "validate", "write_example", "write_thumbnail"]
+
+_THUMBNAIL_PX = 320
+"""Longest side."""
 
 
 def validate(bench: Bench, task: Validate) -> Validation:
@@ -111,3 +115,13 @@ def write_example(shelf: Shelf, task: Example) -> Path:
     with path.open("wb") as stream:
         np.save(stream, golden.image, allow_pickle=False)
     return path
+
+
+def write_thumbnail(task: Thumbnail) -> Path:
+    """Write a small JPEG picture of another picture."""
+    target = Path(task.target)
+    with PillowImage.open(task.source) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    small.save(target, "JPEG", quality=85)
+    return target
