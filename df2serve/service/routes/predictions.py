@@ -28,7 +28,8 @@ from df2serve.service.formats import (
     negotiate,
 )
 from df2serve.service.ingest import Upload, receive_image
-from df2serve.service.jobs.info import JobInfo, describe
+from df2serve.service.jobs.info import describe
+from df2serve.service.jobs.schemas import JobInfo
 from df2serve.service.jobs.store import ItemSpec, JobSpec, now
 from df2serve.service.messages import Done, Validate
 from df2serve.service.params import PredictParams
