@@ -107,11 +107,12 @@ def result_of(content: bytes) -> Result:
                     pixels = tifffile.imread(io.BytesIO(archive.read(name)))
                     native = pixels.dtype.newbyteorder("=")
                     arrays[output] = np.asarray(pixels, dtype=native)
+            labels = arrays.get("labels")  # stored in the smallest type
             return Result(
                 mask=arrays["mask"],
                 uncertainty=arrays["uncertainty"],
                 probs=arrays.get("probabilities"),
-                labels=arrays.get("labels"),
+                labels=None if labels is None else labels.astype(np.int32),
                 info=parse(ResultInfo, archive.read("result.json")),
             )
     except (zipfile.BadZipFile, KeyError, tifffile.TiffFileError) as error:

@@ -24,7 +24,7 @@ from df2serve.service.auth import Gate
 from df2serve.service.jobs.runner import JobRunner
 from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
-from df2serve.service.routes import health, models, predictions
+from df2serve.service.routes import aliases, health, models, open_inference, predictions
 from df2serve.service.routes import jobs as job_routes
 from df2serve.service.routes.context import Context
 from df2serve.service.settings import Settings, load_settings
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def index() -> dict[str, str]:
         return {"service": "df2serve", "version": __version__, "openapi": "/openapi.json"}
 
-    for part in (models, predictions, job_routes, health):
+    for part in (models, predictions, job_routes, open_inference, aliases, health):
         app.include_router(part.router)
     return app
 
