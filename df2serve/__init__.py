@@ -13,6 +13,8 @@ from df2serve._version import __version__
 if TYPE_CHECKING:
     from df2serve.artifact import Ensemble as Ensemble
     from df2serve.artifact import load_ensemble as load_ensemble
+    from df2serve.client import AsyncClient as AsyncClient
+    from df2serve.client import Client as Client
     from df2serve.config import InferenceConfig as InferenceConfig
     from df2serve.config import RuntimeConfig as RuntimeConfig
     from df2serve.config import preset as preset
@@ -30,6 +32,7 @@ else:
         __name__,
         submod_attrs={
             "artifact": ["Ensemble", "load_ensemble"],
+            "client": ["AsyncClient", "Client"],
             "config": ["InferenceConfig", "RuntimeConfig", "preset"],
             "inference": ["Prediction", "Predictor", "predict"],
             "io": ["Image", "open_image", "read_image", "read_mask"],
@@ -37,6 +40,8 @@ else:
     )
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Ensemble",
     "Image",
     "InferenceConfig",

@@ -16,6 +16,7 @@ __all__ = [
     "PRESETS",
     "CentreGrid",
     "CheckLimits",
+    "ClientConfig",
     "DecodeLimits",
     "Grid",
     "HubLimits",
@@ -314,6 +315,20 @@ class ZooSettings(Frozen):
     """Workspace and name of the collection that holds the models."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Time without an answer after which a request is given up."""
+
+
+class ClientConfig(Frozen):
+    """How long a client of a service waits, and how often it tries."""
+
+    title: ClassVar[str] = "settings of a client"
+    retries: Annotated[int, Field(ge=0)] = 4
+    """Further attempts of a request that met a busy service or a lost connection."""
+    longest_pause_s: Annotated[float, Field(ge=0)] = 60.0
+    """Longest time between two attempts; a service that asks for more is not asked again."""
+    connect_s: Annotated[float, Field(gt=0)] = 10.0
+    """How long a connection may take."""
+    silence_s: Annotated[float, Field(gt=0)] = 300.0
+    """How long the service may say nothing while a request is under way."""
 
 
 def describe_validation_error(what: str, error: ValidationError) -> str:

@@ -18,6 +18,9 @@ Every message says what was got, what was expected and what to do about it::
     │   └── UnsafeArtifactError              a file of weights asks for more than data         422
     ├── HubError                             a hub of models could not be used              502
     │   └── HubAccessError (PermissionError) it wants a login, consent or a right           403
+    ├── ServiceError                         a df2serve service refused or failed                502
+    │   ├── ServiceAccessError (PermissionError)  it wants an API key, or one that may do this   403
+    │   └── ServiceBusyError (ConnectionError)    it is not there, or has no time                503
     ├── BackendError                         a member network could not run                    500
     │   ├── BackendUnavailableError          device, provider or precision not available       503
     │   └── OutOfMemoryError (MemoryError)   not even one tile fits                            507
@@ -52,6 +55,9 @@ __all__ = [
     "OutOfMemoryError",
     "OutputError",
     "ParityError",
+    "ServiceAccessError",
+    "ServiceBusyError",
+    "ServiceError",
     "SourceNotFoundError",
     "UnsafeArtifactError",
     "UnsupportedFormatError",
@@ -145,6 +151,25 @@ class HubAccessError(HubError, PermissionError):
     """The hub wants a login, consent to conditions, or a right that the account lacks."""
 
     http_status = 403
+
+
+class ServiceError(Df2ServeError):
+    """A df2serve service refused a request or failed with it."""
+
+    http_status = 502
+
+
+class ServiceAccessError(ServiceError, PermissionError):
+    """The service wants an API key, or one that may do this."""
+
+    http_status = 403
+    exit_code = 2
+
+
+class ServiceBusyError(ServiceError, ConnectionError):
+    """The service cannot be reached, or has no time for the request."""
+
+    http_status = 503
 
 
 class BackendError(Df2ServeError):

@@ -24,7 +24,7 @@ from df2serve.service.auth import Gate
 from df2serve.service.jobs.runner import JobRunner
 from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
-from df2serve.service.routes import health, models, page, predictions
+from df2serve.service.routes import aliases, health, models, open_inference, page, predictions
 from df2serve.service.routes import jobs as job_routes
 from df2serve.service.routes.context import Context
 from df2serve.service.settings import Settings, load_settings
@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.gate = Gate(settings)
     problems.install(app)
 
-    for part in (models, predictions, job_routes, health, page):
+    for part in (models, predictions, job_routes, open_inference, aliases, health, page):
         app.include_router(part.router)
     app.mount("/assets", page.assets)
     return app

@@ -192,6 +192,8 @@ def response_of(problem: Problem, request: Request) -> JSONResponse:
         "request_id": request_id,
         **problem.members,
     }
+    if request.url.path.startswith("/v2"):  # where the Open Inference Protocol looks for it
+        body["error"] = problem.detail
     headers = dict(problem.headers)
     if problem.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from df2serve.artifact import Ensemble, GoldenTensors, load_ensemble, with_files
@@ -98,6 +99,22 @@ def service(
     else:
         with running(request.param, values) as (client, _):
             yield client
+
+
+@pytest.fixture(scope="session")
+def address(service: httpx2.Client) -> Iterator[str]:
+    """The same service at a real address, for clients that are no test clients."""
+    if not isinstance(service, TestClient):
+        yield str(service.base_url)
+        return
+    port = free_port()
+    settings = uvicorn.Config(service.app, port=port, lifespan="off", log_level="warning")
+    server = uvicorn.Server(settings)
+    serving = service.portal.start_task_soon(server.serve)
+    wait_until(lambda: server.started, 30)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    serving.result(30)
 
 
 @pytest.fixture

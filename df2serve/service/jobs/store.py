@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -27,10 +27,9 @@ from df2serve.service.ingest import Upload
 from df2serve.service.params import PredictParams
 from df2serve.service.schemas import ResultInfo
 
-__all__ = ["End", "ItemSpec", "JobSpec", "JobState", "JobStore", "Outcome", "now"]
+__all__ = ["End", "ItemSpec", "JobSpec", "JobStore", "Outcome", "now"]
 
 _log = logging.getLogger(__name__)
-JobState: TypeAlias = Literal["accepted", "running", "successful", "failed", "dismissed"]
 M = TypeVar("M", bound=Frozen)
 
 

@@ -38,6 +38,8 @@ async def live() -> Health:
 
 
 @router.get("/readyz", include_in_schema=False)
+@router.get("/health", include_in_schema=False)
+@router.get("/ping", include_in_schema=False)
 @router.get("/v1/health/ready", responses={503: {"model": Health}})
 async def ready(service: Service, response: Response) -> Health:
     """Say whether requests are taken: a worker lives, its default model is there, and so on."""

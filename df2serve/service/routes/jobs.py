@@ -19,17 +19,10 @@ from starlette.background import BackgroundTask
 
 from df2serve.service.formats import choose, negotiate
 from df2serve.service.ingest import Upload, receive_files
-from df2serve.service.jobs.info import (
-    JobInfo,
-    JobList,
-    Manifest,
-    artifact_path,
-    describe,
-    manifest,
-    media_type_of,
-)
+from df2serve.service.jobs.info import artifact_path, describe, manifest, media_type_of
 from df2serve.service.jobs.runner import LiveJob
-from df2serve.service.jobs.store import ItemSpec, JobSpec, JobState, now
+from df2serve.service.jobs.schemas import JobInfo, JobList, JobState, Manifest
+from df2serve.service.jobs.store import ItemSpec, JobSpec, now
 from df2serve.service.messages import Rank, Thumbnail
 from df2serve.service.problems import Code, Problem
 from df2serve.service.routes.context import Context, JobsKey, Service, problems

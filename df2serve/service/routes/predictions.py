@@ -28,9 +28,10 @@ from df2serve.service.formats import (
     negotiate,
 )
 from df2serve.service.ingest import Upload, receive_image
-from df2serve.service.jobs.info import JobInfo, describe
+from df2serve.service.jobs.info import describe
+from df2serve.service.jobs.schemas import JobInfo
 from df2serve.service.jobs.store import ItemSpec, JobSpec, now
-from df2serve.service.messages import Done, Validate
+from df2serve.service.messages import Done, Predict, Validate
 from df2serve.service.params import PredictParams
 from df2serve.service.pool import Ticket
 from df2serve.service.prefer import parse_prefer
@@ -39,7 +40,14 @@ from df2serve.service.routes.context import Context, PredictKey, Service, proble
 from df2serve.service.routes.models import ModelName
 from df2serve.service.schemas import ResultInfo, Validation
 
-__all__ = ["PredictQuery", "ValidateQuery", "rendering_of", "result_headers", "router"]
+__all__ = [
+    "PredictQuery",
+    "ValidateQuery",
+    "predict_now",
+    "rendering_of",
+    "result_headers",
+    "router",
+]
 
 router = APIRouter(tags=["predictions"])
 _POLL_SECONDS = 0.25
@@ -263,6 +271,21 @@ async def wait_for(
             service.pool.cancel(ticket)
             raise Problem(Code.CANCELLED, "the client went away")
     return None
+
+
+async def predict_now(service: Context, request: Request, task: Predict, *, size: int) -> Done:
+    """Predict an image for a client that cannot be given a job.
+
+    Raises:
+        Problem: it fails, or takes longer than a request may.
+    """
+    ticket = service.pool.submit(task, size=size)
+    done = await wait_for(ticket, request, service, service.settings.sync_seconds)
+    if done is None:
+        service.pool.cancel(ticket)
+        text = "the result took too long; ask at /v1/models/{model}/predict, which makes a job"
+        raise Problem(Code.DEADLINE_EXCEEDED, text)
+    return done
 
 
 def request_digest(

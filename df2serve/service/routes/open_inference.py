@@ -1,0 +1,187 @@
+"""``/v2``: the Open Inference Protocol of KServe, Triton and others, version 2."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
+from pydantic import JsonValue, ValidationError
+
+from df2serve._version import __version__
+from df2serve.config import describe_validation_error
+from df2serve.service.formats import Output, Rendering
+from df2serve.service.messages import Done, Predict
+from df2serve.service.params import PredictParams
+from df2serve.service.problems import Code, Problem
+from df2serve.service.routes.context import Context, PredictKey, Service, problems
+from df2serve.service.routes.models import ModelName
+from df2serve.service.routes.predictions import predict_now, result_headers
+from df2serve.service.schemas import ModelFacts
+from df2serve.service.tensors import HEADER_LENGTH, InferRequest, encode, receive_tensor
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+_BINARY = "binary_data_output"
+_DEFAULT: tuple[Output, ...] = ("mask", "uncertainty", "probabilities")
+_KNOWN = problems(Code.UNAUTHORIZED, Code.FORBIDDEN, Code.MODEL_NOT_FOUND, Code.BAD_PARAMETER)
+_INFER = _KNOWN | problems(
+    Code.MALFORMED_REQUEST,
+    Code.BODY_TOO_LARGE,
+    Code.IMAGE_TOO_LARGE,
+    Code.CHANNEL_MISMATCH,
+    Code.RATE_LIMITED,
+    Code.OVERLOADED,
+    Code.DEADLINE_EXCEEDED,
+    Code.INSUFFICIENT_STORAGE,
+)
+
+
+@router.get("")
+async def server() -> dict[str, JsonValue]:
+    """Tell what the server is."""
+    return {"name": "df2serve", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """Answer as long as the process runs."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses={503: {"description": "Not ready"}})
+async def ready(service: Service, response: Response) -> dict[str, bool]:
+    """Say whether requests are taken."""
+    is_ready = not service.pool.reasons_not_ready()
+    response.status_code = 200 if is_ready else 503
+    return {"ready": is_ready}
+
+
+@router.get("/models/{model}/versions/{version}/ready", responses=_KNOWN)
+@router.get("/models/{model}/ready", responses=_KNOWN)
+async def model_ready(
+    model: ModelName, service: Service, _: PredictKey, version: str | None = None
+) -> dict[str, JsonValue]:
+    """Say whether a model can be used; it is loaded with its first request."""
+    facts = _model(service, model, version)
+    if facts.state == "failed":
+        raise Problem(Code.MODEL_UNAVAILABLE, "see the logs of the service", retry_after=30)
+    return {"name": facts.name, "ready": True}
+
+
+@router.get("/models/{model}/versions/{version}", responses=_KNOWN)
+@router.get("/models/{model}", responses=_KNOWN)
+async def describe_model(
+    model: ModelName, service: Service, _: PredictKey, version: str | None = None
+) -> dict[str, Any]:
+    """Tell the tensors of a model; its one version is the revision of the ensemble."""
+    facts = _model(service, model, version)
+    classes = len(facts.classes)
+    return {
+        "name": facts.name,
+        "versions": [facts.revision],
+        "platform": "df2serve_ensemble",
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [len(facts.channels), -1, -1]}],
+        "outputs": [
+            {"name": "mask", "datatype": "UINT8", "shape": [-1, -1]},
+            {"name": "uncertainty", "datatype": "FP32", "shape": [-1, -1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [classes, -1, -1]},
+        ],
+    }
+
+
+@router.post("/models/{model}/versions/{version}/infer", responses=_INFER, response_class=Response)
+@router.post("/models/{model}/infer", responses=_INFER, response_class=Response)
+async def infer(
+    model: ModelName,
+    request: Request,
+    service: Service,
+    _: PredictKey,
+    version: str | None = None,
+) -> Response:
+    """Predict a tensor ``image``: channels, rows and columns, of any number type.
+
+    Outputs are ``mask``, ``uncertainty``, ``probabilities`` and, with the parameter ``instances``,
+    ``labels``. Parameters of the answer tell U and whether it calls for review.
+    """
+    facts = _model(service, model, version)
+    size = int(request.headers.get("content-length") or 0)
+    service.pool.admit(size)
+    id = uuid.uuid4().hex
+    async with service.folder(id) as folder:
+        image = folder.path / "image.npy"
+        asked = await receive_tensor(request, image)
+        task = Predict(
+            id=id,
+            model=facts.name,
+            image=str(image),
+            name="image",
+            params=_params(asked),
+            rendering=Rendering("npz", _outputs(asked)),
+            target=str(folder.path),
+        )
+        done = await predict_now(service, request, task, size=size)
+        body, length = await asyncio.to_thread(_encode, asked, facts, done)
+    if done.result is None:
+        raise Problem(Code.INTERNAL, "see the logs of the service")
+    service.metrics.result(done.result)
+    headers = result_headers(done.result)
+    if length is None:
+        return Response(body, media_type="application/json", headers=headers)
+    headers[HEADER_LENGTH] = str(length)
+    return Response(body, media_type="application/octet-stream", headers=headers)
+
+
+def _model(service: Context, name: str, version: str | None) -> ModelFacts:
+    facts = service.pool.model(name)
+    if version not in (None, facts.revision):
+        text = f"the model has the version {facts.revision} alone"
+        raise Problem(Code.MODEL_NOT_FOUND, text)
+    return facts
+
+
+def _params(asked: InferRequest) -> PredictParams:
+    given = {name: value for name, value in asked.parameters.items() if name != _BINARY}
+    axes = "CYX"[-len(asked.inputs[0].shape) :]
+    try:
+        return PredictParams.model_validate({"axes": axes} | given)
+    except ValidationError as error:
+        raise Problem(Code.BAD_PARAMETER, describe_validation_error("parameters", error)) from error
+
+
+def _outputs(asked: InferRequest) -> tuple[Output, ...]:
+    if asked.outputs:
+        return tuple(dict.fromkeys(output.name for output in asked.outputs))
+    return (*_DEFAULT, "labels") if asked.parameters.get("instances") else _DEFAULT
+
+
+def _encode(asked: InferRequest, facts: ModelFacts, done: Done) -> tuple[bytes, int | None]:
+    if done.result is None or done.path is None:
+        raise Problem(Code.INTERNAL, "see the logs of the service")
+    quality = done.result.quality
+    told = {
+        "uncertainty_score": quality.uncertainty_score,
+        "undefined_reason": quality.undefined_reason,
+        "needs_review": quality.needs_review,
+    }
+    answer: dict[str, JsonValue] = {
+        "model_name": facts.name,
+        "model_version": done.result.model.revision,
+        "parameters": {name: value for name, value in told.items() if value is not None},
+    }
+    if asked.id is not None:
+        answer["id"] = asked.id
+    arrays: dict[str, NDArray[Any]]
+    with np.load(Path(done.path), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in _outputs(asked)}
+    everything = bool(asked.parameters.get(_BINARY))
+    chosen: dict[str, bool] = {
+        o.name: bool(o.parameters.get("binary_data", everything)) for o in asked.outputs
+    }
+    binary = frozenset(name for name in arrays if chosen.get(name, everything))
+    return encode(answer, arrays, binary)
