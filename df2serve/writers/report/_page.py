@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from df2serve import __version__
+from df2serve._version import __version__
 from df2serve.files import replacing
 from df2serve.writers.folder import read_results
 from df2serve.writers.preview import UNCERTAINTY_COLORS
