@@ -170,7 +170,7 @@ def test_a_browser_uses_it(ensembles, running, images, tmp_path) -> None:
     (first,) = (item for item in items if item["name"] == "blurred.npy")
     assert float(seen["u"]) == pytest.approx(first["quality"]["uncertainty_score"], abs=5e-4)
     assert len(seen["told"]) >= 3
-    assert re.fullmatch(r"Objects\s+\d+(\s.*)?", seen["objects"], re.DOTALL)
+    assert re.fullmatch(r"Objects\s+[\d,]+(\s.*)?", seen["objects"], re.DOTALL)
     assert re.fullmatch(r"uncertainty here: [01]\.\d{3}", seen["readout"])
     assert seen["moved"][0] == seen["moved"][1] == "translate(-62.5%, -62.5%) scale(2.25)"
     assert seen["mask"] == ["blurred-mask.tif", hashlib.sha256(mask).hexdigest()]
