@@ -1,5 +1,6 @@
 """Jobs: what they promise, with real workers and a real database."""
 
+import asyncio
 import base64
 import csv
 import hashlib
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from df2serve.service.jobs.runner import JobRunner
 from df2serve.service.problems import Code
 
 PREDICT = "/v1/models/tiny/predict"
@@ -107,6 +109,21 @@ def test_events_until_the_end(service, job) -> None:
     fields = dict(line.split(": ", 1) for line in answer.text.splitlines() if ": " in line)
     assert fields["event"] == "end"
     assert json.loads(fields["data"])["id"] == job["id"]
+
+
+def test_the_end_is_told_to_those_who_were_busy_when_it_came() -> None:
+    class Changing:
+        changed, end = asyncio.Event(), None
+
+    async def work():
+        job, ends = Changing(), []
+        async for told in JobRunner.watch(None, job):
+            ends.append(told.end)
+            job.end = "ended"  # while the event is being sent
+            job.changed.set()
+        return ends
+
+    assert asyncio.run(work()) == [None, "ended"]
 
 
 def test_idempotency(service) -> None:

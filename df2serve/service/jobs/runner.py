@@ -221,9 +221,9 @@ class JobRunner:
     async def watch(self, job: LiveJob) -> AsyncIterator[LiveJob]:
         """Yield a job after every change, until its end."""
         while True:
-            changed = job.changed
+            changed, ended = job.changed, job.end is not None
             yield job
-            if job.end is not None:
+            if ended:  # not what became of it meanwhile, which is still to be told
                 return
             await changed.wait()
 
