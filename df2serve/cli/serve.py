@@ -36,6 +36,9 @@ def serve(
     if new_key is not None:
         _print_key(new_key)
         return
+    import signal
+    import sys
+
     import uvicorn
 
     from df2serve.service import create_app, load_settings
@@ -45,6 +48,8 @@ def serve(
     )
     if not settings.models:
         say("no ensemble is given; the service has no models")
+    # uvicorn raises the signal again once everything has ended in good order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create_app(settings),
         host=settings.host,
