@@ -341,11 +341,11 @@ def test_pull_exports(shared, hub, hub_server, tmp_path: Path) -> None:
 
 
 def test_plain_models_are_fetched_without_their_pickles(
-    shared, hub, hub_server, ensemble: Ensemble, tmp_path: Path
+    shared, hub, ensemble: Ensemble, tmp_path: Path
 ) -> None:
     for name in ("ensemble.json", "members/fold-0/config.json", "package/rdf.yaml"):
         change(shared, name, None)
-    change(shared, "pytorch_model.bin", hub_server.Blob(b"\x80\x04cos\nsystem\n."))
+    change(shared, "pytorch_model.bin", b"\x80\x04cos\nsystem\n.")
     folder = fetch_model(ADDRESS)
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert not any("pytorch_model" in call for call in hub.calls)

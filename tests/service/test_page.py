@@ -87,7 +87,7 @@ def test_pages(client, place) -> None:
         if path:
             assert client.get(path).status_code == 200
     assert client.head(place).status_code == 200
-    assert client.post(place).json()["code"] == "method_not_allowed"
+    assert client.put(place).json()["code"] == "method_not_allowed"
 
 
 @pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.name)
