@@ -1,0 +1,46 @@
+"""What the pages on trained ensembles say is what their tables hold."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[2]
+CFOS = ROOT / "docs/results/cfos"
+PAGE = (ROOT / "docs/results/cfos.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_cfos() -> None:
+    summary = pd.read_csv(CFOS / "default/summary.csv").set_index(["class_name", "metric"])
+    (row,) = re.findall(r"^\| default \|(.*)\|$", PAGE, re.MULTILINE)
+    told = [cell.strip() for cell in row.split("|")]
+    expected = [
+        "{mean:.3f} ({low:.3f} to {high:.3f})".format(**summary.loc["mean", metric])
+        for metric in ("dice", "map", "ap50")
+    ]
+    ranges = pd.read_csv(CFOS / "default/expert_ranges.csv").set_index(["metric", "reference"])
+    expected.append(f"{ranges.loc[('dice', 'estimate'), 'in_range']:.0%}".replace("%", " %"))
+    assert told == expected
+    above = ranges.loc[("dice", "leave_one_out"), "above_best"]
+    assert f"in {above:.0%}".replace("%", " %") in PAGE
+
+
+def test_the_numbers_of_single_images() -> None:
+    images = pd.read_csv(CFOS / "default/images.csv", dtype={"file": str}).set_index("file")
+    assert len(images) == 36
+    assert images.dice.mean() == pd.read_csv(CFOS / "default/summary.csv")["mean"][0]
+    worst = images.loc["0067"]
+    assert f"Dice .{worst.dice:.3f}".replace(".0.", ".") in PAGE
+    assert f"{worst.n_predicted} objects are found" in PAGE
+    assert f"drew {worst.n_truth}" in " ".join(PAGE.split())
+    first, second = images.u.sort_values(ascending=False).index[:2]
+    assert (first, second) == ("0067", "0068")
+    for name in (first, second):
+        assert f"({images.u[name]:.3f})".replace("0.", ".") in PAGE
+    assert f"all images is {images.dice.median():.3f}".replace("0.", ".") in PAGE
+    home = images.dice[images.group.isin(["animal_2", "animal_6"])].mean()
+    assert f"{home:.3f} in those from the home cage".replace("0.", ".") in " ".join(PAGE.split())
+    for metric in ("dice", "map"):
+        for method in ("pearson", "spearman"):
+            value = images.u.corr(images[metric], method=method)
+            assert f"-{abs(value):.2f}".replace("0.", ".") in PAGE
