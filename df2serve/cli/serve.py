@@ -50,14 +50,20 @@ def serve(
         say("no ensemble is given; the service has no models")
     # uvicorn raises the signal again once everything has ended in good order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-    )
+    app = create_app(settings)
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+        )
+    except SystemExit:
+        if app.state.failure is not None:  # uvicorn has told it, and has a code of its own
+            raise typer.Exit(app.state.failure.exit_code) from None
+        raise
 
 
 def _print_key(name: str) -> None:

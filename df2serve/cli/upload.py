@@ -44,9 +44,13 @@ def upload(
 
     The token comes from BIOIMAGEIO_HYPHA_UPLOAD_TOKEN, or is asked for.
     """
+    from df2serve.errors import SourceNotFoundError
     from df2serve.publish import Zoo, plan_upload
 
     settings = zoo_settings(server)
+    if not package.exists():
+        message = f"{package} does not exist; give a package that 'df2serve export' has written"
+        raise SourceNotFoundError(message)
     if dry_run:
         with plan_upload(package, trust=trust or ()) as plan:
             _tell_plan(plan, as_json=as_json)

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -18,7 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from df2serve._version import __version__
-from df2serve.errors import ConfigError
+from df2serve.errors import ConfigError, Df2ServeError
 from df2serve.service import problems
 from df2serve.service.auth import Gate
 from df2serve.service.jobs.runner import JobRunner
@@ -71,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.context = Context(settings, pool, metrics, jobs)
     app.state.metrics = metrics
     app.state.gate = Gate(settings)
+    app.state.failure = None  # why it could not start
     problems.install(app)
 
     for part in (models, predictions, job_routes, open_inference, aliases, health, page):
@@ -100,15 +102,19 @@ def _middleware(settings: Settings) -> list[Middleware]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     context.settings.state.mkdir(parents=True, exist_ok=True)
-    with _alone(context.settings.state):
-        try:
-            await context.pool.start()
-            await context.jobs.start()
-            yield
-            await context.pool.drain()
-        finally:
-            await context.pool.stop()
-            await context.jobs.stop()
+    try:
+        with _alone(context.settings.state):
+            try:
+                await context.pool.start()
+                await context.jobs.start()
+                yield
+                await context.pool.drain()
+            finally:
+                await context.pool.stop()
+                await context.jobs.stop()
+    except Df2ServeError as error:
+        app.state.failure = error
+        raise
 
 
 @contextmanager
@@ -125,6 +131,13 @@ def _alone(state: Path) -> Iterator[None]:
             message = f"another service uses {state}; give each one a folder of its own"
             raise ConfigError(message) from error
         yield
+
+
+async def _tell_failure(scope: Scope, send: Send, message: Message) -> None:
+    """Pass on a message of the lifespan; of our own errors in one line, without a traceback."""
+    if message["type"] == "lifespan.startup.failed" and scope["app"].state.failure is not None:
+        message = {**message, "message": str(scope["app"].state.failure)}
+    await send(message)
 
 
 class LocalOnly:
@@ -166,7 +179,7 @@ class RequestLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and mark its answer."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, partial(_tell_failure, scope, send))
             return
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         given = headers.get(b"x-request-id", "")

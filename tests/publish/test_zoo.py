@@ -295,6 +295,13 @@ def test_no_token(server, zoo: Zoo, plan: UploadPlan, df2serve, monkeypatch) -> 
     assert "invalid settings of the Zoo: server" in errors
 
 
+def test_a_package_that_is_not_there_needs_no_token(df2serve, monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("BIOIMAGEIO_HYPHA_UPLOAD_TOKEN", raising=False)
+    code, out, errors = df2serve("upload", tmp_path / "package.zip")
+    assert (code, out) == (2, "")
+    assert "package.zip does not exist" in errors
+
+
 def test_a_token_is_asked_for_and_not_shown() -> None:
     main, terminal = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k != "BIOIMAGEIO_HYPHA_UPLOAD_TOKEN"}

@@ -219,6 +219,7 @@ def test_the_measures(service) -> None:
         'df2_uncertainty_score_count{model="tiny"}',
         'df2_worker_heartbeat_age_seconds{device="cpu"}',
         'df2_model_resident_bytes{model="tiny"}',
+        'df2_jobs{state="failed"}',
     ):
         assert f"\n{line}" in text
 

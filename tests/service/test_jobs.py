@@ -88,6 +88,13 @@ def test_results_are_those_of_single_requests(service, job) -> None:
     assert service.get(f"{job['links']['results']}/7/mask").json()["code"] == "not_found"
 
 
+def test_jobs_are_counted(service, job) -> None:
+    listed = service.get("/v1/jobs", params={"state": "successful", "limit": 100}).json()["jobs"]
+    lines = service.get("/metrics").text.splitlines()
+    (line,) = (line for line in lines if line.startswith('df2_jobs{state="successful"}'))
+    assert float(line.split()[1]) == len(listed) > 0
+
+
 def test_the_ranking(service, job) -> None:
     place = job["links"]["ranking"]
     ranking = service.get(place).json()

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import timm
 from PIL import Image as PillowImage
+from safetensors.torch import save_file
 
 from df2serve import Predictor, load_ensemble
 from df2serve.cli import main
@@ -119,6 +121,22 @@ def test_what_a_training_leaves(
     with Predictor(ensemble, config=config) as predictor:
         again = predictor.predict(golden.image, axes="CYX")
     np.testing.assert_allclose(again.probs, golden.probs, atol=1e-5)
+
+
+def test_folders_of_weights_stay_at_home(tmp_path: Path) -> None:
+    """Ensembles are published; of a file of weights they tell name, hash and license."""
+    write_set(tmp_path, CellScene(shape=(96, 96), n_cells=6), labels=False)
+    encoder = SMALL["network"]["encoder"].removeprefix("tu-")
+    file = tmp_path / "secret" / "encoder.safetensors"
+    file.parent.mkdir()
+    save_file(timm.create_model(encoder, pretrained=False).state_dict(), file)
+    network = SMALL["network"] | {"weights": str(file), "weights_license": "MIT"}
+    chosen = Recipe.model_validate(SMALL | {"network": network})
+    ensemble = train(tmp_path, chosen, tmp_path / "ens")
+    assert ensemble.manifest.training["recipe"]["network"]["weights"] == "encoder.safetensors"
+    assert ensemble.manifest.encoder_weights.name.startswith("encoder.safetensors (sha256 ")
+    for path in (tmp_path / "ens").rglob("*.*"):
+        assert b"secret" not in path.read_bytes(), path
 
 
 def test_out_of_fold_scores_are_those_of_the_member_that_did_not_see_the_image(

@@ -61,8 +61,13 @@ class Training:
         return self.work / f"fold-{fold}.csv"
 
     def plain_recipe(self) -> dict[str, Any]:
-        """Return the recipe as it stands in TOML and JSON files: without what is absent."""
-        return self.recipe.model_dump(mode="json", exclude_none=True)
+        """Return the recipe as it stands in TOML and JSON files: without what is absent.
+
+        Of a file of weights only the name is told; its folder means nothing elsewhere.
+        """
+        plain = self.recipe.model_dump(mode="json", exclude_none=True)
+        plain["network"]["weights"] = Path(self.recipe.network.weights).name
+        return plain
 
     def without_pixels(self) -> Training:
         """Return the same training, whose images are read from their files again."""

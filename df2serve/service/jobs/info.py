@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from df2serve.service.formats import FORMATS
 from df2serve.service.jobs.runner import JobRunner, LiveJob
 from df2serve.service.jobs.schemas import (
@@ -78,11 +76,6 @@ def artifact_path(job: LiveJob, number: int, name: str) -> str | None:
     if name == "answer":
         return outcome.answer
     return outcome.files.get(name)
-
-
-def etag_of(content: bytes) -> str:
-    """Return the entity tag of a small answer."""
-    return f'"{hashlib.sha256(content).hexdigest()}"'
 
 
 def _item(runner: JobRunner, job: LiveJob, number: int) -> ItemInfo:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from typing import Literal, get_args
 
 from fastapi import APIRouter, Response
 
 from df2serve._version import __version__
+from df2serve.service.jobs.schemas import JobState
 from df2serve.service.problems import Code
 from df2serve.service.routes.context import Context, MetricsKey, Service, problems
 from df2serve.service.schemas import Schema
@@ -71,6 +73,9 @@ async def metrics(service: Service, _: MetricsKey) -> Response:
 def _update_gauges(service: Context) -> None:
     metrics, pool = service.metrics, service.pool
     metrics.queue_depth.set(len(pool.tickets))
+    states = Counter(job.state for job in service.jobs.jobs.values())
+    for state in get_args(JobState):
+        metrics.jobs.labels(state).set(states[state])
     for worker in pool.workers:
         metrics.heartbeat.labels(worker.device).set(worker.silence)
     for facts in pool.models:
