@@ -206,8 +206,9 @@ async def job_artifact(
     if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
 ) -> Response:
     """Send a file of a result; parts of it on request (``Range``)."""
-    if artifact == "result" and item in job.outcomes and job.outcomes[item].result is not None:
-        return JSONResponse(job.outcomes[item].result.model_dump(mode="json"))  # type: ignore[union-attr]
+    outcome = job.outcomes.get(item)
+    if artifact == "result" and outcome is not None and outcome.result is not None:
+        return JSONResponse(outcome.result.model_dump(mode="json"))
     path = _artifact(service, job, item, artifact)
     digest = await asyncio.to_thread(_digest, path)
     etag = f'"{digest.hex()}"'
