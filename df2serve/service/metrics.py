@@ -8,6 +8,7 @@ from df2serve.service.schemas import ResultInfo
 
 __all__ = ["Metrics"]
 
+_SECONDS = tuple(0.001 * 4**k for k in range(8))
 _SHARES = tuple(k / 20 for k in range(1, 20))
 
 
@@ -25,6 +26,12 @@ class Metrics:
         )
         self._rejected = Counter("df2_rejected_total", "Problems.", ["code"], registry=own)
         self._tiles = Counter("df2_tiles_total", "Tiles that were predicted.", registry=own)
+        self._tile_seconds = Histogram(
+            "df2_tile_seconds",
+            "Time on the device per tile; one value per image.",
+            buckets=_SECONDS,
+            registry=own,
+        )
         self._megapixels = Counter("df2_megapixels_total", "Image area predicted.", registry=own)
         self._uncertainty = Histogram(
             "df2_uncertainty_score", "U of images.", ["model"], buckets=_SHARES, registry=own
@@ -34,12 +41,18 @@ class Metrics:
         )
         self._lost = Counter("df2_workers_lost_total", "Workers that ended.", registry=own)
         self.queue_depth = Gauge("df2_queue_depth", "Images that wait or run.", registry=own)
+        self.queue_oldest = Gauge(
+            "df2_queue_oldest_seconds", "Age of the oldest image that waits or runs.", registry=own
+        )
         self.jobs = Gauge("df2_jobs", "Jobs.", ["state"], registry=own)
         self.heartbeat = Gauge(
             "df2_worker_heartbeat_age_seconds", "Silence of workers.", ["device"], registry=own
         )
         self.resident = Gauge(
             "df2_model_resident_bytes", "Weights in memory.", ["model"], registry=own
+        )
+        self.load = Gauge(
+            "df2_model_load_seconds", "Time that loading took.", ["model"], registry=own
         )
 
     def request(self, route: str, status: int, model: str) -> None:
@@ -54,6 +67,10 @@ class Metrics:
         """Count tiles."""
         if count > 0:
             self._tiles.inc(count)
+
+    def tile_seconds(self, seconds: float) -> None:
+        """Take note of the mean time of an image's tiles."""
+        self._tile_seconds.observe(seconds)
 
     def worker_lost(self) -> None:
         """Count a worker that ended."""

@@ -64,6 +64,7 @@ class Ticket:
     """Bytes of its upload."""
     future: asyncio.Future[Done]
     worker: Worker | None = None
+    created: float = field(default_factory=time.monotonic)
     attempts: int = 0
     """How often it was given to a worker."""
     tiles: int | None = None
@@ -260,6 +261,12 @@ class Pool:
         return [ticket for worker in self._workers for ticket in worker.tickets.values()]
 
     @property
+    def oldest_seconds(self) -> float:
+        """Age of the oldest image that waits or is computed; 0 where there is none."""
+        created = [ticket.created for ticket in self.tickets if isinstance(ticket.task, Predict)]
+        return time.monotonic() - min(created) if created else 0.0
+
+    @property
     def workers(self) -> list[Worker]:
         """All workers."""
         return self._workers
@@ -423,6 +430,7 @@ class Pool:
     def _measure(self, ticket: Ticket, report: Done) -> None:
         if report.result is None or not ticket.passes or report.result.timing.infer <= 0:
             return
+        self._metrics.tile_seconds(report.result.timing.infer / (ticket.tiles or 1))
         rate = ticket.passes / report.result.timing.infer
         self._rate = rate if self._rate is None else 0.8 * self._rate + 0.2 * rate
 

@@ -94,6 +94,8 @@ class ModelFacts(Schema):
     """Whether a worker has it in memory; ``available`` models are loaded by their first request."""
     resident_bytes: int = 0
     """Memory that its weights take."""
+    load_seconds: float | None = None
+    """How long it took to load them; absent where they are not loaded."""
     axes: Literal["CYX"] = "CYX"
     """Axes of what the networks see: channels, rows and columns."""
     channels: tuple[str, ...]

@@ -73,6 +73,7 @@ async def metrics(service: Service, _: MetricsKey) -> Response:
 def _update_gauges(service: Context) -> None:
     metrics, pool = service.metrics, service.pool
     metrics.queue_depth.set(len(pool.tickets))
+    metrics.queue_oldest.set(pool.oldest_seconds)
     states = Counter(job.state for job in service.jobs.jobs.values())
     for state in get_args(JobState):
         metrics.jobs.labels(state).set(states[state])
@@ -80,3 +81,5 @@ def _update_gauges(service: Context) -> None:
         metrics.heartbeat.labels(worker.device).set(worker.silence)
     for facts in pool.models:
         metrics.resident.labels(facts.name).set(facts.resident_bytes)
+        if facts.load_seconds is not None:
+            metrics.load.labels(facts.name).set(facts.load_seconds)

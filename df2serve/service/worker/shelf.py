@@ -43,6 +43,8 @@ class Loaded:
     """Size of the weights."""
     used: float
     """When it was used last."""
+    seconds: float
+    """How long it took to load."""
     users: int = 0
     retired: bool = False
     """It is closed when its last user is done."""
@@ -178,9 +180,7 @@ class Shelf:
                     name,
                     ensemble,
                     state=self._states.get(name, "available"),
-                    resident=sum(
-                        loaded.bytes for (owner, _), loaded in self._loaded.items() if owner == name
-                    ),
+                    loaded=[loaded for (n, _), loaded in self._loaded.items() if n == name],
                     is_default=name == self.default,
                 )
                 for name, ensemble in self._ensembles.items()
@@ -228,7 +228,8 @@ class Shelf:
             blank = np.zeros((ensemble.manifest.num_channels, *ensemble.manifest.tile_shape), "u1")
             with Predictor(ensemble, runtime=self._runtime, runners=runners) as predictor:
                 predictor.predict(blank, axes="CYX")
-            _log.info("loaded model %s in %.1f s", name, monotonic() - started)
+            seconds = monotonic() - started
+            _log.info("loaded model %s in %.1f s", name, seconds)
             size = sum(
                 ensemble.manifest.files[f"{member.folder}/model.safetensors"].bytes
                 for member in ensemble.manifest.members
@@ -238,6 +239,7 @@ class Shelf:
                 runners=runners,
                 bytes=size,
                 used=monotonic(),
+                seconds=seconds,
                 stack=stack.pop_all(),
             )
 
@@ -275,7 +277,7 @@ class Shelf:
 
 
 def _facts(
-    name: str, ensemble: Ensemble, *, state: str, resident: int, is_default: bool
+    name: str, ensemble: Ensemble, *, state: str, loaded: list[Loaded], is_default: bool
 ) -> ModelFacts:
     manifest = ensemble.manifest
     size = manifest.pixel_size_um
@@ -291,7 +293,8 @@ def _facts(
         revision=ensemble.sha256[:12],
         sha256=ensemble.sha256,
         state=state,
-        resident_bytes=resident,
+        resident_bytes=sum(item.bytes for item in loaded),
+        load_seconds=max((item.seconds for item in loaded), default=None),
         channels=tuple(channel.name for channel in manifest.channels),
         classes=tuple(ClassFacts(name=c.name, color=c.color) for c in manifest.classes),
         pixel_size_um=size and PixelSizeFacts(y_um=size.y_um, x_um=size.x_um),
