@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
@@ -83,6 +84,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 class _App(FastAPI):
     """FastAPI with our layers around its own, which answer some requests themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, in which errors are problems and keys are asked for."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["components"]["schemas"] |= open_inference.COMPONENTS
+            for path in document["paths"].values():
+                for operation in path.values():
+                    problems.describe_problems(operation)
+                    if not self.state.gate.has_keys:
+                        operation.pop("security", None)
+        return super().openapi()
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return what handles requests."""

@@ -65,6 +65,11 @@ class Gate:
         self._anonymous = Principal(ANONYMOUS, _WITHOUT_KEYS, _rate(settings.rate))
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients have to show keys."""
+        return bool(self._keys)
+
     def identify(self, key: str | None) -> Principal:
         """Return whose key it is.
 

@@ -13,7 +13,7 @@ from df2serve.service.jobs.schemas import (
     Progress,
 )
 
-__all__ = ["artifact_path", "describe", "manifest", "media_type_of"]
+__all__ = ["MEDIA_TYPES", "artifact_path", "describe", "manifest", "media_type_of"]
 
 MEDIA_TYPES = {
     ".csv": "text/csv",

@@ -19,7 +19,7 @@ from starlette.background import BackgroundTask
 
 from df2serve.service.formats import choose, negotiate
 from df2serve.service.ingest import Upload, receive_files
-from df2serve.service.jobs.info import artifact_path, describe, manifest, media_type_of
+from df2serve.service.jobs.info import MEDIA_TYPES, artifact_path, describe, manifest, media_type_of
 from df2serve.service.jobs.runner import LiveJob
 from df2serve.service.jobs.schemas import JobInfo, JobList, JobState, Manifest
 from df2serve.service.jobs.store import ItemSpec, JobSpec, now
@@ -43,6 +43,7 @@ JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 ItemNumber = Annotated[int, Path(ge=0, le=1_000_000)]
 _KEY = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 _KNOWN = problems(Code.UNAUTHORIZED, Code.FORBIDDEN, Code.JOB_NOT_FOUND, Code.BAD_PARAMETER)
+_FILES: dict[str, Any] = {kind: {} for kind in MEDIA_TYPES.values()}
 _EVENT_SECONDS = 0.2
 """Shortest time between two events of a job."""
 
@@ -195,8 +196,12 @@ async def job_thumbnail(job: Job, service: Service, item: ItemNumber) -> FileRes
     "/v1/jobs/{id}/results/{item}/{artifact}",
     response_class=FileResponse,
     responses=_KNOWN
-    | problems(Code.JOB_NOT_READY, Code.NOT_FOUND, Code.RESULT_EXPIRED)
-    | {200: {"content": {"application/octet-stream": {}}}, 304: {"description": "Not changed"}},
+    | problems(Code.JOB_NOT_READY, Code.NOT_FOUND, Code.RESULT_EXPIRED, Code.RANGE_NOT_SATISFIABLE)
+    | {
+        200: {"content": _FILES},
+        206: {"description": "The range that was asked for", "content": _FILES},
+        304: {"description": "Not changed"},
+    },
 )
 async def job_artifact(
     job: Job,

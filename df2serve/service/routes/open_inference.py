@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from numpy.typing import NDArray
 from pydantic import JsonValue, ValidationError
 
@@ -18,27 +18,45 @@ from df2serve.service.formats import Output, Rendering
 from df2serve.service.messages import Done, Predict
 from df2serve.service.params import PredictParams
 from df2serve.service.problems import Code, Problem
-from df2serve.service.routes.context import Context, PredictKey, Service, problems
+from df2serve.service.routes.context import PredictKey, Service, problems
 from df2serve.service.routes.models import ModelName
 from df2serve.service.routes.predictions import predict_now, result_headers
 from df2serve.service.schemas import ModelFacts
 from df2serve.service.tensors import HEADER_LENGTH, InferRequest, encode, receive_tensor
 
-__all__ = ["router"]
+__all__ = ["COMPONENTS", "router"]
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 _BINARY = "binary_data_output"
 _DEFAULT: tuple[Output, ...] = ("mask", "uncertainty", "probabilities")
 _KNOWN = problems(Code.UNAUTHORIZED, Code.FORBIDDEN, Code.MODEL_NOT_FOUND, Code.BAD_PARAMETER)
-_INFER = _KNOWN | problems(
-    Code.MALFORMED_REQUEST,
-    Code.BODY_TOO_LARGE,
-    Code.IMAGE_TOO_LARGE,
-    Code.CHANNEL_MISMATCH,
-    Code.RATE_LIMITED,
-    Code.OVERLOADED,
-    Code.DEADLINE_EXCEEDED,
-    Code.INSUFFICIENT_STORAGE,
+_SCHEMA = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+COMPONENTS: dict[str, Any] = _SCHEMA.pop("$defs")
+"""Schemas that the document of the service has to hold, because we read the body ourselves."""
+_TENSORS: dict[str, Any] = {
+    "application/json": {"schema": {"type": "object"}},
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+}
+"""JSON, or JSON with tensors as bytes behind it."""
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": _TENSORS | {"application/json": {"schema": _SCHEMA}},
+    }
+}
+_INFER = (
+    {200: {"description": "The outputs", "content": _TENSORS}}
+    | _KNOWN
+    | problems(
+        Code.MALFORMED_REQUEST,
+        Code.BODY_TOO_LARGE,
+        Code.IMAGE_TOO_LARGE,
+        Code.CHANNEL_MISMATCH,
+        Code.RATE_LIMITED,
+        Code.OVERLOADED,
+        Code.DEADLINE_EXCEEDED,
+        Code.INSUFFICIENT_STORAGE,
+    )
 )
 
 
@@ -54,7 +72,7 @@ async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", responses={503: {"description": "Not ready"}})
+@router.get("/health/ready", responses={503: {"model": dict[str, bool]}})
 async def ready(service: Service, response: Response) -> dict[str, bool]:
     """Say whether requests are taken."""
     is_ready = not service.pool.reasons_not_ready()
@@ -62,25 +80,36 @@ async def ready(service: Service, response: Response) -> dict[str, bool]:
     return {"ready": is_ready}
 
 
-@router.get("/models/{model}/versions/{version}/ready", responses=_KNOWN)
+def _chosen(request: Request, model: ModelName, service: Service, _: PredictKey) -> ModelFacts:
+    """Return the model of an address, whose one version is the revision of the ensemble."""
+    facts = service.pool.model(model)
+    if request.path_params.get("version", facts.revision) != facts.revision:
+        text = f"the model has the version {facts.revision} alone"
+        raise Problem(Code.MODEL_NOT_FOUND, text)
+    return facts
+
+
+Chosen = Annotated[ModelFacts, Depends(_chosen)]
+_VERSION: dict[str, Any] = {
+    "parameters": [
+        {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
+}
+
+
+@router.get("/models/{model}/versions/{version}/ready", responses=_KNOWN, openapi_extra=_VERSION)
 @router.get("/models/{model}/ready", responses=_KNOWN)
-async def model_ready(
-    model: ModelName, service: Service, _: PredictKey, version: str | None = None
-) -> dict[str, JsonValue]:
+async def model_ready(facts: Chosen) -> dict[str, JsonValue]:
     """Say whether a model can be used; it is loaded with its first request."""
-    facts = _model(service, model, version)
     if facts.state == "failed":
         raise Problem(Code.MODEL_UNAVAILABLE, "see the logs of the service", retry_after=30)
     return {"name": facts.name, "ready": True}
 
 
-@router.get("/models/{model}/versions/{version}", responses=_KNOWN)
+@router.get("/models/{model}/versions/{version}", responses=_KNOWN, openapi_extra=_VERSION)
 @router.get("/models/{model}", responses=_KNOWN)
-async def describe_model(
-    model: ModelName, service: Service, _: PredictKey, version: str | None = None
-) -> dict[str, Any]:
+async def describe_model(facts: Chosen) -> dict[str, Any]:
     """Tell the tensors of a model; its one version is the revision of the ensemble."""
-    facts = _model(service, model, version)
     classes = len(facts.classes)
     return {
         "name": facts.name,
@@ -95,21 +124,21 @@ async def describe_model(
     }
 
 
-@router.post("/models/{model}/versions/{version}/infer", responses=_INFER, response_class=Response)
-@router.post("/models/{model}/infer", responses=_INFER, response_class=Response)
-async def infer(
-    model: ModelName,
-    request: Request,
-    service: Service,
-    _: PredictKey,
-    version: str | None = None,
-) -> Response:
+@router.post(
+    "/models/{model}/versions/{version}/infer",
+    responses=_INFER,
+    response_class=Response,
+    openapi_extra=_BODY | _VERSION,
+)
+@router.post(
+    "/models/{model}/infer", responses=_INFER, response_class=Response, openapi_extra=_BODY
+)
+async def infer(facts: Chosen, request: Request, service: Service) -> Response:
     """Predict a tensor ``image``: channels, rows and columns, of any number type.
 
     Outputs are ``mask``, ``uncertainty``, ``probabilities`` and, with the parameter ``instances``,
     ``labels``. Parameters of the answer tell U and whether it calls for review.
     """
-    facts = _model(service, model, version)
     size = int(request.headers.get("content-length") or 0)
     service.pool.admit(size)
     id = uuid.uuid4().hex
@@ -135,14 +164,6 @@ async def infer(
         return Response(body, media_type="application/json", headers=headers)
     headers[HEADER_LENGTH] = str(length)
     return Response(body, media_type="application/octet-stream", headers=headers)
-
-
-def _model(service: Context, name: str, version: str | None) -> ModelFacts:
-    facts = service.pool.model(name)
-    if version not in (None, facts.revision):
-        text = f"the model has the version {facts.revision} alone"
-        raise Problem(Code.MODEL_NOT_FOUND, text)
-    return facts
 
 
 def _params(asked: InferRequest) -> PredictParams:
