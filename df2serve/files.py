@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,14 @@ from pathlib import Path
 
 from df2serve.errors import Df2ServeError, OutputError
 
-__all__ = ["new_folder", "replace_file", "replacing"]
+__all__ = ["lacks_room", "new_folder", "replace_file", "replacing"]
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def lacks_room(error: OSError) -> bool:
+    """Whether a file could not be written because the disk is full or must not be written to."""
+    return error.errno in _NO_ROOM
 
 
 @contextmanager

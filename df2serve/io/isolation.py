@@ -38,6 +38,9 @@ __all__ = [
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
 
+_TRIES = 3
+"""A decoder that is killed may have been in the way of something else: it is not the image's fault
+before it has happened several times."""
 _START_SECONDS = 60.0
 """Time for the process to start, on a machine that is busy with other things."""
 _NOTE_BYTES = 2000
@@ -194,13 +197,14 @@ def _answered(
     ):
         if isinstance(source, bytes):
             given.write(source)
+        code = -signal.SIGKILL
+        for _ in range(_TRIES):
             given.seek(0)
-        if warm is None:
-            code = _decode(request, given, output, complaints)
-        else:
-            seconds = _START_SECONDS + limits.max_seconds
-            found = warm.run(request, given, output, complaints, seconds=seconds)
-            code = -signal.SIGALRM if found is None else found
+            output.seek(0)
+            output.truncate()
+            code = _decode(request, given, output, complaints, limits, warm)
+            if code != -signal.SIGKILL:
+                break
         title = request["name"]
         if code:
             raise _death(code, complaints, title, limits)
@@ -214,9 +218,18 @@ def _environment() -> dict[str, str]:
 
 
 def _decode(
-    request: dict[str, Any], given: BinaryIO, output: BinaryIO, complaints: BinaryIO
+    request: dict[str, Any],
+    given: BinaryIO,
+    output: BinaryIO,
+    complaints: BinaryIO,
+    limits: DecodeLimits,
+    warm: WarmDecoder | None,
 ) -> int:
     """Run the decoder; return its exit code, or the negative number of the signal that ended it."""
+    seconds = _START_SECONDS + limits.max_seconds
+    if warm is not None:
+        found = warm.run(request, given, output, complaints, seconds=seconds)
+        return -signal.SIGALRM if found is None else found
     # -P: never import from the working directory, which may be the stranger's
     command = [sys.executable, "-P", "-m", "df2serve.io._decoder", json.dumps(request)]
     try:
@@ -226,7 +239,7 @@ def _decode(
             stdout=output,
             stderr=complaints,
             env=_environment(),
-            timeout=_START_SECONDS + request["limits"]["max_seconds"],
+            timeout=seconds,
             check=False,
         ).returncode
     except subprocess.TimeoutExpired:

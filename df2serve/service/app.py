@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from df2serve._version import __version__
-from df2serve.errors import ConfigError, Df2ServeError
+from df2serve.errors import ConfigError, Df2ServeError, OutputError
 from df2serve.service import problems
 from df2serve.service.auth import Gate
 from df2serve.service.jobs.runner import JobRunner
@@ -114,7 +114,6 @@ def _middleware(settings: Settings) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    context.settings.state.mkdir(parents=True, exist_ok=True)
     try:
         with _alone(context.settings.state):
             try:
@@ -136,8 +135,15 @@ def _alone(state: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: there is one already.
+        OutputError: the folder cannot be written to.
     """
-    with (state / "lock").open("w") as lock:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        file = (state / "lock").open("w")
+    except OSError as error:
+        message = f"the folder of the service {state} cannot be written to: {error.strerror}"
+        raise OutputError(message) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

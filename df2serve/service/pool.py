@@ -367,6 +367,8 @@ class Pool:
                 await self._listen(worker, reader)
             except (OSError, ValueError) as error:
                 _log.warning("worker on %s: %s", worker.device, error)
+            if worker.ready.is_set():
+                pause = 0.1
             await worker.end()
             if worker.problem is not None and not worker.models:
                 worker.ready.set()  # whoever waits for the start sees the problem
@@ -437,6 +439,8 @@ class Pool:
     def _requeue(self, worker: Worker) -> None:
         """Keep what a lost worker had for its successor, unless it was lost too often with it."""
         for ticket in list(worker.tickets.values()):
+            if ticket.tiles is None:
+                continue  # it had not begun, and cannot have been the reason
             ticket.tiles = ticket.passes = None
             ticket.done = 0
             if ticket.attempts >= _ATTEMPTS:

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from df2serve import errors
+from df2serve.files import lacks_room
 
 __all__ = [
     "Code",
@@ -239,6 +240,13 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.Df2ServeError)
     async def _package(request: Request, error: errors.Df2ServeError) -> JSONResponse:
         return response_of(problem_of(type(error).__name__, str(error)), request)
+
+    @app.exception_handler(OSError)
+    async def _system(request: Request, error: OSError) -> JSONResponse:
+        if not lacks_room(error):
+            return await _unexpected(request, error)
+        text = "the service cannot write its files at present; try again later"
+        return response_of(Problem(Code.INSUFFICIENT_STORAGE, text), request)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     """Tiles that wait or are computed; more are refused until some are done."""
     result_hours: Annotated[float, Field(gt=0)] = 24.0
     """How long the results of a job are kept."""
+    sweep_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often old jobs are removed, and jobs that were interrupted are taken up again."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long to wait for running requests at the end."""
 

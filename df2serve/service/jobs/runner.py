@@ -13,14 +13,16 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, error
+from sqlalchemy.exc import SQLAlchemyError
 
+from df2serve.errors import OutputError
 from df2serve.service.jobs.store import End, JobSpec, JobStore, Outcome, now
 from df2serve.service.messages import Predict
 from df2serve.service.metrics import Metrics
@@ -31,12 +33,13 @@ from df2serve.service.settings import Settings
 __all__ = ["JobRunner", "LiveJob"]
 
 _log = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
 _VERSION = "1"
 """Version of the workflow's steps; a change of it would leave running jobs behind."""
 _IMAGES_AT_ONCE = 8
 _IMAGES_OF_A_JOB = 2
-_SWEEP_SECONDS = 60.0
+_REPEAT_SECONDS = 1.0
 _FULL_SECONDS = 0.5
 
 
@@ -51,6 +54,8 @@ class LiveJob:
     """Images that are being done."""
     end: End | None = None
     started: str | None = None
+    active: int = 0
+    """Workflows of this process that are at work on it."""
     version: int = 0
     """Counts changes."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,11 +125,6 @@ class JobRunner:
         }
         DBOS(config=config)
         await asyncio.to_thread(DBOS.launch)
-        for job in list(self.jobs.values()):
-            if job.end is None:
-                # DBOS goes on with workflows of a process that was killed, but not with those that
-                # were stopped or never begun; two of one job share its images
-                await self._start_workflow(job.spec.id)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -234,7 +234,7 @@ class JobRunner:
         job = self.jobs.get(id)
         if job is None or job.end is not None or number in job.outcomes:
             return
-        if number not in job.work:
+        if number not in job.work or job.work[number].done():
             job.work[number] = asyncio.create_task(self._process(job, number))
         await asyncio.shield(job.work[number])
 
@@ -276,7 +276,7 @@ class JobRunner:
                     files=done.files,
                 )
             if job.end is None:
-                await asyncio.to_thread(self.store.write_outcome, job.spec.id, number, outcome)
+                await self._written(self.store.write_outcome, job.spec.id, number, outcome)
                 job.outcomes[number] = outcome
                 job.touch()
 
@@ -317,27 +317,44 @@ class JobRunner:
         )
 
     async def _end(self, job: LiveJob, state: Any) -> None:
-        job.end = End(state=state, ended=now())
-        await asyncio.to_thread(self.store.write_end, job.spec.id, job.end)
+        end = End(state=state, ended=now())
+        job.end = await asyncio.to_thread(self.store.write_end, job.spec.id, end)
         job.touch()
+
+    async def _written(self, write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Write what must not be lost; wait where that is not possible at present."""
+        while True:
+            try:
+                return await asyncio.to_thread(write, *args, **kwargs)
+            except OutputError as error:
+                _log.warning("trying again in %g s: %s", _REPEAT_SECONDS, error)
+                await asyncio.sleep(_REPEAT_SECONDS)
 
     async def _start_workflow(self, id: str) -> None:
         def start() -> None:
-            with SetWorkflowID(f"{id}-{self.boot}"):
+            with SetWorkflowID(f"{id}-{self.boot}-{secrets.token_hex(4)}"):
                 DBOS.start_workflow(_job, id)
 
-        await asyncio.to_thread(start)
+        try:
+            await asyncio.to_thread(start)
+        except (SQLAlchemyError, error.DBOSException):
+            # the job is accepted, because its folder says so; the sweeper begins it later
+            _log.exception("job %s cannot be begun at present", id)
 
     async def _sweep(self) -> None:
-        """Remove jobs that ended long ago."""
+        """Remove jobs that ended long ago, and go on with those whose workflow came to grief."""
         while True:
+            for job in [job for job in self.jobs.values() if job.end is None and not job.active]:
+                # DBOS goes on with workflows of a process that was killed, but not with those that
+                # were stopped, failed or never begun; two of one job share its images
+                await self._start_workflow(job.spec.id)
             oldest = time.time() - 3600 * self._settings.result_hours
             for job in list(self.jobs.values()):
                 path = self.store.folder(job.spec.id) / "end.json"
                 if job.end is not None and path.is_file() and path.stat().st_mtime < oldest:
                     del self.jobs[job.spec.id]
                     await asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True)
-            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.sleep(self._settings.sweep_seconds)
 
     async def in_service(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop of the service, and wait for it in the loop of DBOS."""
@@ -356,10 +373,15 @@ def _runner() -> JobRunner:
 
 @DBOS.workflow(name="df2serve.job", max_recovery_attempts=100)
 async def _job(id: str) -> None:
-    runner = _runner()
-    count = len(runner.jobs[id].spec.items) if id in runner.jobs else 0
-    await asyncio.gather(*(_image(id, number) for number in range(count)))
-    await _finish(id)
+    job = _runner().jobs.get(id)
+    if job is None:  # it was removed
+        return
+    job.active += 1
+    try:
+        await asyncio.gather(*(_image(id, number) for number in range(len(job.spec.items))))
+        await _finish(id)
+    finally:
+        job.active -= 1
 
 
 @DBOS.step(name="df2serve.image")

@@ -112,10 +112,12 @@ class JobStore:
         """Return how a job ended, if it did."""
         return _read(self.folder(id) / "end.json", End)
 
-    def write_end(self, id: str, end: End) -> None:
-        """Note how a job ended; the first to say so is right."""
-        if self.end(id) is None:
+    def write_end(self, id: str, end: End) -> End:
+        """Note how a job ended; return what was said first, which is right."""
+        found = self.end(id)
+        if found is None:
             _write(self.folder(id) / "end.json", end)
+        return found or end
 
     def outcome(self, id: str, number: int) -> Outcome | None:
         """Return what became of an image, once it is known."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from df2serve.service.messages import Alive, Report
 
@@ -35,10 +36,11 @@ def main(descriptor: int) -> None:
 
 
 def _beat(send: Callable[[Report], None]) -> None:
-    """Say now and then that this process is alive."""
-    while True:
-        send(Alive())
-        time.sleep(_BEAT_SECONDS)
+    """Say now and then that this process is alive, while somebody listens."""
+    with suppress(OSError):
+        while True:
+            send(Alive())
+            time.sleep(_BEAT_SECONDS)
 
 
 if __name__ == "__main__":

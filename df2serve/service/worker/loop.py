@@ -9,7 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, assert_never
 
-from df2serve.errors import CancelledError, Df2ServeError
+from df2serve.errors import CancelledError, Df2ServeError, OutputError
+from df2serve.files import lacks_room
 from df2serve.io.isolation import WarmDecoder, warm_decoder
 from df2serve.service.messages import (
     LINE_LIMIT,
@@ -151,8 +152,10 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - becomes the answer
             if not isinstance(error, Df2ServeError):
                 _log.exception("task %s failed", id)
+            full = isinstance(error, OSError) and lacks_room(error)
+            kind = OutputError if full else type(error)
             self._cancels.pop(id, None)
-            self._send(Failed(id=id, error=type(error).__name__, message=str(error)))
+            self._send(Failed(id=id, error=kind.__name__, message=str(error)))
 
     def _warm(self, name: str) -> None:
         try:
