@@ -152,7 +152,7 @@ def running(
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(60)
+            process.wait(300)
 
 
 def as_text(value: Any) -> str:
