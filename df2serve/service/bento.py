@@ -13,6 +13,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 
 from df2serve.service.app import create_app
+from df2serve.service.problems import UniformErrors
 from df2serve.service.settings import load_settings
 
 __all__ = ["Df2Serve", "app"]
@@ -39,3 +40,7 @@ class Df2Serve:
     async def __is_ready__(self) -> bool:
         """Tell BentoML's ``/readyz`` what ours knows."""
         return not app.state.context.pool.reasons_not_ready()
+
+
+# addresses that the app does not know are answered by BentoML
+Df2Serve.add_asgi_middleware(UniformErrors)

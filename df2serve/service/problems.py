@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from df2serve import errors
@@ -256,12 +257,21 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = _OF_STATUSES.get(error.status_code, Code.MALFORMED_REQUEST)
         detail = error.detail if code.status < HTTPStatus.INTERNAL_SERVER_ERROR else code.title
-        return response_of(Problem(code, detail, headers=error.headers or {}), request)
+        headers = dict(error.headers or {})
+        if code is Code.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
+        return response_of(Problem(code, detail, headers=headers), request)
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         _log.error("unexpected error", exc_info=error)
         return response_of(Problem(Code.INTERNAL, "see the logs of the service"), request)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return what may be done at an address, by all of its routes."""
+    routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", ())})
 
 
 def _validation_problem(error: RequestValidationError) -> Problem:

@@ -6,9 +6,10 @@ The blocks of one document run in order in one empty folder; its Python blocks s
 
 import os
 import re
+import socket
 import subprocess
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SLOW = {"fiji.md", "zoo.md"}
 """Documents whose blocks write and check whole packages."""
+PORT = "3199"
+"""Of servers in documents; tests put a free one in its place."""
 RUN = {"python", "bash", "console"}
 SHOWN = {"dockerfile", "http", "json", "mermaid", "text", "toml", "xml", "yaml"}
 FENCE = re.compile(
@@ -66,6 +69,13 @@ def commands(block: Block) -> str:
     return "\n".join(line[2:] for line in block.code.splitlines() if line.startswith(("$ ", "> ")))
 
 
+def free_port() -> str:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def run_block(block: Block, names: dict[str, object], folder: Path) -> None:
     """Run a block in the current folder."""
     if block.language == "python":
@@ -98,9 +108,11 @@ EXCLUDED = [
 def test_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
+    port = free_port()
     for block in read_blocks(document):
         if block.language in RUN and block.reason is None:
-            run_block(block, names, tmp_path)
+            code = block.code.replace(PORT, port)
+            run_block(replace(block, code=code), names, tmp_path)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
