@@ -56,6 +56,7 @@ def serve(
             app,
             host=settings.host,
             port=settings.port,
+            log_config=None if settings.log_format == "json" else uvicorn.config.LOGGING_CONFIG,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 1,

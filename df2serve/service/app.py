@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import ipaddress
 import logging
@@ -24,12 +25,14 @@ from df2serve.errors import ConfigError, Df2ServeError, OutputError
 from df2serve.service import problems
 from df2serve.service.auth import Gate
 from df2serve.service.jobs.runner import JobRunner
+from df2serve.service.logs import configure_logs
 from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
 from df2serve.service.routes import aliases, health, models, open_inference, page, predictions
 from df2serve.service.routes import jobs as job_routes
 from df2serve.service.routes.context import Context
 from df2serve.service.settings import Settings, load_settings
+from df2serve.service.tracing import request_span, start_tracing, stop_tracing
 
 __all__ = ["create_app"]
 
@@ -57,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     settings.check_exposure()
+    configure_logs(settings.log_format)
     metrics = Metrics()
     pool = Pool(settings, metrics)
     app = _App(
@@ -115,6 +119,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
     try:
+        start_tracing()
         with _alone(context.settings.state):
             try:
                 await context.pool.start()
@@ -124,6 +129,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             finally:
                 await context.pool.stop()
                 await context.jobs.stop()
+                await asyncio.to_thread(stop_tracing)
     except Df2ServeError as error:
         app.state.failure = error
         raise
@@ -200,8 +206,8 @@ class RequestLayer:
         if scope["type"] != "http":
             await self._app(scope, receive, partial(_tell_failure, scope, send))
             return
-        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
-        given = headers.get(b"x-request-id", "")
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
@@ -221,7 +227,11 @@ class RequestLayer:
                 self._count(scope, message["status"], time.perf_counter() - started)
             await send(message)
 
-        await self._app(scope, receive, mark)
+        with request_span(scope["method"], headers) as span:
+            await self._app(scope, receive, mark)
+            route = getattr(scope.get("route"), "path", "other")
+            span.update_name(f"{scope['method']} {route}")
+            span.set_attribute("df2serve.request_id", request_id)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

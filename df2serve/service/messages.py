@@ -13,6 +13,7 @@ from df2serve.config import DecodeLimits, Frozen, RuntimeConfig
 from df2serve.service.formats import Rendering
 from df2serve.service.params import PredictParams
 from df2serve.service.schemas import ModelFacts, ResultInfo, Validation
+from df2serve.service.tracing import current_trace
 
 __all__ = [
     "LINE_LIMIT",
@@ -72,6 +73,8 @@ class Predict(Task):
     """Name of the image for people."""
     params: PredictParams
     rendering: Rendering
+    trace: str | None = Field(default_factory=current_trace)
+    """Place in the trace of whoever asks."""
     target: str
     """Folder of the result; what an earlier attempt left there is reused."""
 

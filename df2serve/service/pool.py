@@ -90,9 +90,10 @@ class Ticket:
 class Worker:
     """One worker process; a new one takes its place when it ends."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, log_format: str) -> None:
         """Describe it; it does not run yet."""
         self.device = device
+        self._log_format = log_format
         self.process: asyncio.subprocess.Process | None = None
         self.models: tuple[ModelFacts, ...] = ()
         self.default: str | None = None
@@ -126,7 +127,7 @@ class Worker:
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=kept,
+                env=kept | {"DF2SERVE_LOG_FORMAT": self._log_format},
                 # the terminal's Ctrl-C is for us; we tell it when it is time
                 start_new_session=True,
             )
@@ -164,7 +165,7 @@ class Pool:
         """Describe the workers; they do not run yet."""
         self._settings = settings
         self._metrics = metrics
-        self._workers = [Worker(device) for device in settings.devices]
+        self._workers = [Worker(device, settings.log_format) for device in settings.devices]
         self._loops: list[asyncio.Task[None]] = []
         self._ending = False
         self._rate: float | None = None

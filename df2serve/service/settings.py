@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """Network inputs per forward pass; suited to the device when absent."""
     model_bytes: Annotated[int, Field(ge=1)] = 8 << 30
     """Weights that a worker keeps loaded; the model unused for longest is unloaded first."""
+    log_format: Literal["text", "json"] = "text"
+    """``json`` logs one object per line, with the id of the request among its members."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 512 * _MIB
     """Bytes of a request."""
     max_pixels: Annotated[int, Field(ge=1)] = 1 << 28

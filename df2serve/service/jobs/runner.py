@@ -313,6 +313,7 @@ class JobRunner:
             name=item.name,
             params=spec.params,
             rendering=spec.rendering,
+            trace=spec.trace,
             target=str(folder),
         )
 

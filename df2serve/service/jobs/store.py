@@ -26,6 +26,7 @@ from df2serve.service.formats import Rendering
 from df2serve.service.ingest import Upload
 from df2serve.service.params import PredictParams
 from df2serve.service.schemas import ResultInfo
+from df2serve.service.tracing import current_trace
 
 __all__ = ["End", "ItemSpec", "JobSpec", "JobStore", "Outcome", "now"]
 
@@ -61,6 +62,8 @@ class JobSpec(Frozen):
     params: PredictParams
     rendering: Rendering
     items: tuple[ItemSpec, ...]
+    trace: str | None = Field(default_factory=current_trace)
+    """Place in the trace of the request that made it."""
     digest: str
     """Hash of everything that was asked for; tells whether a repeated request is the same."""
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from df2serve.service.logs import configure_logs
 from df2serve.service.messages import Alive, Report
 
 _BEAT_SECONDS = 2.0
@@ -45,6 +46,7 @@ def _beat(send: Callable[[Report], None]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    configure_logs(os.environ["DF2SERVE_LOG_FORMAT"])
     try:
         main(int(sys.argv[1]))
     except Exception:

@@ -32,6 +32,7 @@ from df2serve.service.messages import (
     Unload,
     Validate,
 )
+from df2serve.service.tracing import span, start_tracing, stop_tracing
 from df2serve.service.worker.prediction import Bench
 from df2serve.service.worker.shelf import Shelf
 from df2serve.service.worker.smaller import rank, validate, write_example, write_thumbnail
@@ -111,7 +112,8 @@ class Worker:
         started = time.perf_counter()
         self._check(task.id)
         self._shelf.ensemble(task.model)
-        image = self._bench.decode(task)
+        with span("decode", task.trace):
+            image = self._bench.decode(task)
         seconds = time.perf_counter() - started
         lane = "large" if image.shape[1] * image.shape[2] > _LARGE_PIXELS else "small"
 
@@ -176,6 +178,7 @@ def serve(lines: BinaryIO, send: Callable[[Report], None]) -> None:
         lines: requests, the configuration first.
         send: takes the answers.
     """
+    start_tracing()
     configure = REQUEST.validate_json(lines.readline(LINE_LIMIT))
     if not isinstance(configure, Configure):
         message = f"the first message is {configure.kind}, expected configure"
@@ -188,3 +191,4 @@ def serve(lines: BinaryIO, send: Callable[[Report], None]) -> None:
             return
         for line in iter(lambda: lines.readline(LINE_LIMIT), b""):
             worker.take(REQUEST.validate_json(line))
+    stop_tracing()

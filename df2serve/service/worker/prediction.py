@@ -31,6 +31,7 @@ from df2serve.service.schemas import (
     ResultInfo,
     Timing,
 )
+from df2serve.service.tracing import span, tell
 from df2serve.service.worker.rendering import render
 from df2serve.service.worker.shelf import Loaded, Shelf, references_of
 from df2serve.service.worker.turns import Turns
@@ -113,7 +114,10 @@ class Bench:
         """
         entered = time.perf_counter()
         precision = effective_config(self.shelf.ensemble(task.model), task.params).precision
-        with self.shelf.borrow(task.model, precision) as loaded:
+        with (
+            span("predict", task.trace) as trace,
+            self.shelf.borrow(task.model, precision) as loaded,
+        ):
             config = effective_config(loaded.ensemble, task.params)
             runners = loaded.runners[: task.params.members]
             with Predictor(
@@ -122,12 +126,18 @@ class Bench:
                 tiles = count_tiles(predictor.config, (image.shape[1], image.shape[2]))
                 started(tiles, tiles * len(runners) * config.views)
 
+                batch_started = time.perf_counter()
+
                 def batch_done(progress: Progress) -> None:
+                    nonlocal batch_started
+                    seconds = time.perf_counter() - batch_started
+                    tell("tiles", trace, seconds, done=progress.done, total=progress.total)
                     if cancelled.is_set():
                         message = "the prediction was cancelled"
                         raise CancelledError(message)
                     progressed(progress.done, progress.total)
                     turn.offer()
+                    batch_started = time.perf_counter()
 
                 turn = self.turns.turn()
                 try:
@@ -143,7 +153,8 @@ class Bench:
                 encode=time.perf_counter() - entered - turn.waited - turn.used,
             )
             info = _result_info(task, loaded, record, image, timing)
-            path = render(task.rendering, folder, record, info, Path(task.target) / "answer")
+            with span("encode", trace):
+                path = render(task.rendering, folder, record, info, Path(task.target) / "answer")
         files = {str(kind): f"{RESULTS}/{file.path}" for kind, file in record.files.items()}
         return Answer(info, path, files)
 
