@@ -51,6 +51,7 @@ class Configure(Frozen):
     models: dict[str, str]
     """Sources by name; a name that starts with ``:`` is to become the ensemble's own."""
     warm: bool
+    poll_seconds: float | None
     runtime: RuntimeConfig
     limits: DecodeLimits
     model_bytes: int

@@ -461,6 +461,7 @@ class Pool:
         return Configure(
             models=named_sources(settings.models),
             warm=settings.warm,
+            poll_seconds=settings.poll_seconds,
             runtime=RuntimeConfig().updated(
                 backend=settings.backend, device=worker.device, batch_size=settings.batch_size
             ),

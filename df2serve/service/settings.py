@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     or ``hf://org/name[@revision]``. The first one is the default model."""
     warm: bool = True
     """Load the default model at the start, instead of with its first request."""
+    poll_seconds: Annotated[float, Field(gt=0)] | None = None
+    """How often to look for new revisions of the models; only when told to where absent."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     keys: tuple[KeyEntry, ...] = ()

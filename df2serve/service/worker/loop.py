@@ -73,6 +73,9 @@ class Worker:
         self._tell_catalog()
         if configure.warm and self._shelf.default is not None:
             self._pools["other"].submit(self._warm, self._shelf.default)
+        if configure.poll_seconds is not None:
+            poll = threading.Thread(target=self._poll, args=[configure.poll_seconds], daemon=True)
+            poll.start()
 
     def take(self, request: Request) -> None:
         """Begin with a request; it is answered later."""
@@ -165,6 +168,17 @@ class Worker:
                 pass
         except Df2ServeError:
             _log.exception("model %s cannot be loaded", name)
+
+    def _poll(self, seconds: float) -> None:
+        """Look for new revisions now and then, and take them; what cannot be used is left alone."""
+        while True:
+            time.sleep(seconds)
+            for name in self._shelf.names:
+                try:
+                    if self._shelf.is_outdated(name):
+                        self._shelf.refresh(name)
+                except (Df2ServeError, OSError):
+                    _log.exception("the new revision of model %s cannot be used", name)
 
     def _tell_catalog(self) -> None:
         if hasattr(self, "_shelf"):

@@ -98,6 +98,11 @@ class Shelf:
         """Name of the first model."""
         return next(iter(self._sources), None)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all models."""
+        return tuple(self._sources)
+
     def ensemble(self, name: str) -> Ensemble:
         """Return a model's newest revision that was opened.
 
