@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context, propagate, trace
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from df2serve.errors import ConfigError
 
@@ -66,16 +66,14 @@ def current_trace() -> str | None:
 @contextmanager
 def request_span(method: str, headers: Mapping[str, str]) -> Iterator[Span]:
     """Give the span of a request, which belongs to the trace that the client names, if it does."""
-    with _tracer.start_as_current_span(
-        method, context=_context_of(headers.get(_HEADER)), kind=SpanKind.SERVER
-    ) as found:
+    with _current(method, headers.get(_HEADER), SpanKind.SERVER) as found:
         yield found
 
 
 @contextmanager
 def span(name: str, parent: str | None) -> Iterator[str | None]:
     """Give a span below another process's, as the parent of further ones."""
-    with _tracer.start_as_current_span(name, context=_context_of(parent)):
+    with _current(name, parent, SpanKind.INTERNAL):
         yield current_trace()
 
 
@@ -85,6 +83,23 @@ def tell(name: str, parent: str | None, seconds: float, **attributes: int) -> No
     _tracer.start_span(
         name, context=_context_of(parent), attributes=attributes, start_time=start
     ).end()
+
+
+@contextmanager
+def _current(name: str, parent: str | None, kind: SpanKind) -> Iterator[Span]:
+    """Give a span; of an error it tells the class alone, because messages name files."""
+    with _tracer.start_as_current_span(
+        name,
+        context=_context_of(parent),
+        kind=kind,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as found:
+        try:
+            yield found
+        except BaseException as error:
+            found.set_status(StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def _context_of(header: str | None) -> context.Context:
