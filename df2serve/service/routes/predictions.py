@@ -117,12 +117,13 @@ _PROBLEMS = problems(
     Code.DEADLINE_EXCEEDED,
     Code.INSUFFICIENT_STORAGE,
 )
+_BYTES = {"type": "string", "format": "binary"}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result, in the format of `format` or `Accept`",
         "model": ResultInfo,
         "content": {
-            item.media_type: {"schema": {"type": "string", "format": "binary"}}
+            item.media_type: {"schema": {"type": "object"} if "json" in item.media_type else _BYTES}
             for item in FORMATS.values()
             if item.name != "json"
         },
