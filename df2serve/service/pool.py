@@ -368,8 +368,7 @@ class Pool:
                 await self._listen(worker, reader)
             except (OSError, ValueError) as error:
                 _log.warning("worker on %s: %s", worker.device, error)
-            if worker.ready.is_set():
-                pause = 0.1
+            pause = 0.1 if worker.ready.is_set() else pause
             await worker.end()
             if worker.problem is not None and not worker.models:
                 worker.ready.set()  # whoever waits for the start sees the problem
@@ -439,9 +438,8 @@ class Pool:
 
     def _requeue(self, worker: Worker) -> None:
         """Keep what a lost worker had for its successor, unless it was lost too often with it."""
-        for ticket in list(worker.tickets.values()):
-            if ticket.tiles is None:
-                continue  # it had not begun, and cannot have been the reason
+        # those that had not begun cannot have been the reason
+        for ticket in [t for t in worker.tickets.values() if t.tiles is not None]:
             ticket.tiles = ticket.passes = None
             ticket.done = 0
             if ticket.attempts >= _ATTEMPTS:
