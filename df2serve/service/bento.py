@@ -43,4 +43,4 @@ class Df2Serve:
 
 
 # addresses that the app does not know are answered by BentoML
-Df2Serve.add_asgi_middleware(UniformErrors)
+Df2Serve.add_asgi_middleware(UniformErrors)  # type: ignore[attr-defined]  # it is a Service

@@ -438,8 +438,7 @@ class Pool:
 
     def _requeue(self, worker: Worker) -> None:
         """Keep what a lost worker had for its successor, unless it was lost too often with it."""
-        # those that had not begun cannot have been the reason
-        for ticket in [t for t in worker.tickets.values() if t.tiles is not None]:
+        for ticket in [t for t in worker.tickets.values() if t.tiles is not None]:  # others waited
             ticket.tiles = ticket.passes = None
             ticket.done = 0
             if ticket.attempts >= _ATTEMPTS:

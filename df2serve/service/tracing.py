@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context, propagate, trace
@@ -30,7 +30,7 @@ def start_tracing() -> None:
     Raises:
         ConfigError: it names one, and what sends spans is not installed.
     """
-    if not any(os.environ.get(name) for name in _VARIABLES) or _provider() is not None:
+    if not any(os.environ.get(name) for name in _VARIABLES) or _flush() is not None:
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -51,9 +51,9 @@ def start_tracing() -> None:
 
 def stop_tracing() -> None:
     """Send what was not sent yet."""
-    provider = _provider()
-    if provider is not None:
-        provider.force_flush()
+    flush = _flush()
+    if flush is not None:
+        flush()
 
 
 def current_trace() -> str | None:
@@ -107,7 +107,7 @@ def _context_of(header: str | None) -> context.Context:
     return propagate.extract({_HEADER: header} if header else {}, context.Context())
 
 
-def _provider() -> trace.TracerProvider | None:
-    """Return what sends spans, once it was started."""
-    provider = trace.get_tracer_provider()
-    return provider if hasattr(provider, "force_flush") else None
+def _flush() -> Callable[[], bool] | None:
+    """Return what sends the spans that were not sent yet, once tracing was started."""
+    flush: Callable[[], bool] | None = getattr(trace.get_tracer_provider(), "force_flush", None)
+    return flush
