@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,7 +20,6 @@ from df2serve.inference import Band, PredictionStream
 from df2serve.io import Image
 from df2serve.writers._names import assign_names
 from df2serve.writers._staging import Staging, staging
-from df2serve.writers.instances import InstanceWriter
 from df2serve.writers.preview import Preview
 from df2serve.writers.records import (
     InstanceCount,
@@ -33,6 +32,9 @@ from df2serve.writers.records import (
     read_run,
 )
 from df2serve.writers.tiff import TiffRowWriter
+
+if TYPE_CHECKING:
+    from df2serve.writers.instances import InstanceWriter
 
 __all__ = ["ResultFolder", "Written", "read_results"]
 
@@ -288,7 +290,7 @@ class ResultFolder:
             "overlay": preview.save_overlay,
             "picture": preview.save_uncertainty,
         }
-        objects = self._instances and InstanceWriter(image, self.run, self._instances)
+        objects = self._instances and _open_objects(image, self.run, self._instances)
         with ExitStack() as stack:
             writers = [
                 (
@@ -317,6 +319,12 @@ class ResultFolder:
             rois=files.path(targets["rois"]) if "rois" in targets else None,
             outlines=files.path(targets["geojson"]) if "geojson" in targets else None,
         )
+
+
+def _open_objects(image: Image, run: RunInfo, instances: InstanceConfig) -> InstanceWriter:
+    from df2serve.writers.instances import InstanceWriter
+
+    return InstanceWriter(image, run, instances)
 
 
 def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
