@@ -17,7 +17,7 @@ class Naive:
 
     def __init__(self) -> None:
         """Load the model."""
-        self.predictor = Predictor(os.environ["BENCHMARK_ENSEMBLE"])
+        self.predictor = Predictor(os.environ["BENCHMARK_ENSEMBLE"]).__enter__()
 
     @bentoml.api
     def predict(self, image: Image.Image) -> Image.Image:

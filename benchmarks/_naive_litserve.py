@@ -22,7 +22,7 @@ class Naive(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """Load the model."""
         del device
-        self.predictor = Predictor(os.environ["BENCHMARK_ENSEMBLE"])
+        self.predictor = Predictor(os.environ["BENCHMARK_ENSEMBLE"]).__enter__()
 
     def decode_request(self, request: Any, **_: Any) -> NDArray[np.uint8]:
         """Read the file of the form."""

@@ -39,7 +39,8 @@ OFFLINE = "offline, `Predictor` and `ResultFolder`"
 READING = """\
 Every server has one and the same ensemble and predicts with df2serve's own `Predictor`, so that
 what differs is the serving. Images are uncompressed TIFF; df2serve answers with the mask as TIFF,
-the others as PNG. Latencies count from the moment at which a request was to be sent."""
+the others as PNG. bioimageio.core's Gradio server cannot be installed beside them. Latencies count
+from the moment at which a request was to be sent."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,9 @@ def ensemble_of(folder: Path, plan: Plan, *, cold: bool = False) -> Ensemble:
 class Offline:
     """The same predictions without a server: files in, masks out."""
 
-    def __init__(self, ensemble: Ensemble, folder: Path) -> None:
-        """Load the ensemble."""
-        self.predictor = Predictor(ensemble)
+    def __init__(self, predictor: Predictor, folder: Path) -> None:
+        """Take a predictor that is open."""
+        self.predictor = predictor
         self._folder = folder
         self._runs = 0
 
@@ -356,7 +357,8 @@ def main() -> None:
         servers = [
             stack.enter_context(started(contender, root / "ensemble")) for contender in CONTENDERS
         ]
-        results, offline = measure(servers, Offline(ensemble, root / "offline"), plan)
+        predictor = stack.enter_context(Predictor(ensemble))
+        results, offline = measure(servers, Offline(predictor, root / "offline"), plan)
     text = "\n\n".join(
         ("# Serving", f"{machine}.", READING, report(results, offline, starts, plan))
     )
