@@ -372,8 +372,10 @@ class Pool:
 
     async def _listen(self, worker: Worker, reader: asyncio.StreamReader) -> None:
         while True:
+            # it imports an engine and opens the models before it says its first word
+            patience = _DEAD_SECONDS if worker.ready.is_set() else _START_SECONDS
             try:
-                line = await asyncio.wait_for(reader.readline(), _DEAD_SECONDS)
+                line = await asyncio.wait_for(reader.readline(), patience)
             except TimeoutError:
                 _log.error("the worker on %s is silent; ending it", worker.device)
                 if worker.process is not None:
