@@ -58,8 +58,8 @@ FROM_DEBIAN = folder=$$(mktemp -d) && cd $$folder && { apt-get download $(1) && 
 	dpkg-deb --extract $(1)_*.deb . && cp $(2) "$(CURDIR)/$@" || \
 	echo "apt-get cannot fetch $(1)"; }; rm -r $$folder
 
-# ImageJ, which needs java and xvfb-run; the script for Fiji needs groovy, the proxy nginx (apt: nginx-light), the
-# measures are read by prometheus (apt: prometheus)
+# ImageJ, which needs java and xvfb-run; the script for Fiji needs groovy, the proxy nginx (apt: nginx-light),
+# the cluster SLURM (apt: slurmctld slurmd slurm-client), and whoever reads the measures prometheus
 .venv/foreign/ij.jar: | .venv/foreign
 	$(call FROM_DEBIAN,libij-java,usr/share/java/ij.jar)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, cast
 
 from df2serve.errors import ArtifactNotFoundError, BackendUnavailableError
@@ -16,6 +16,8 @@ __all__ = ["open_address", "scheme_of"]
 
 _GROUP = "df2serve.sources"
 """Entry-point group of functions that open an ensemble by its address; named by the scheme."""
+_HUB = EntryPoint("hf", "df2serve.publish.hub:open_ensemble", _GROUP)
+"""Ours; stated here, so that it is known where the package is not installed, as in a Bento."""
 
 
 def scheme_of(source: str) -> str | None:
@@ -37,7 +39,7 @@ def open_address(address: str) -> Ensemble:
         BackendUnavailableError: what is registered needs packages that are not installed.
     """
     scheme = scheme_of(address)
-    registered = entry_points(group=_GROUP)
+    registered = (_HUB, *entry_points(group=_GROUP))
     found = [entry for entry in registered if entry.name == scheme]
     if not found:
         known = ", ".join(f"{entry.name}://" for entry in registered) or "no scheme at all"

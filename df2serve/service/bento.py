@@ -7,19 +7,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+# in a Bento the package lies beside its bento.yaml, where worker processes would not look for it
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
+)
 
 import bentoml
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from df2serve.service.app import create_app
-from df2serve.service.problems import UniformErrors
 from df2serve.service.settings import load_settings
 
 __all__ = ["Df2Serve", "app"]
 
 _settings = load_settings()
 app = create_app(_settings)
+
+
+@asynccontextmanager
+async def _lifespan(_: Starlette) -> AsyncIterator[None]:
+    async with app.router.lifespan_context(app):
+        yield
+
+
+# BentoML gives a mounted app only the paths of its routes; one mount has them all, so that
+# nobody but the app says what is not there
+_whole = Starlette(routes=[Mount("/", app)], lifespan=_lifespan)
 
 
 @bentoml.service(
@@ -33,14 +52,10 @@ app = create_app(_settings)
     http={"host": _settings.host, "port": _settings.port},
     logging={"access": {"enabled": False}},
 )
-@bentoml.asgi_app(app, path="/")
+@bentoml.asgi_app(_whole, path="/")
 class Df2Serve:
     """Shell around the app."""
 
     async def __is_ready__(self) -> bool:
         """Tell BentoML's ``/readyz`` what ours knows."""
         return not app.state.context.pool.reasons_not_ready()
-
-
-# addresses that the app does not know are answered by BentoML
-Df2Serve.add_asgi_middleware(UniformErrors)  # type: ignore[attr-defined]  # it is a Service

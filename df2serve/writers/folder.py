@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,7 +20,6 @@ from df2serve.inference import Band, PredictionStream
 from df2serve.io import Image
 from df2serve.writers._names import assign_names
 from df2serve.writers._staging import Staging, staging
-from df2serve.writers.instances import InstanceWriter
 from df2serve.writers.preview import Preview
 from df2serve.writers.records import (
     InstanceCount,
@@ -33,6 +32,9 @@ from df2serve.writers.records import (
     read_run,
 )
 from df2serve.writers.tiff import TiffRowWriter
+
+if TYPE_CHECKING:
+    from df2serve.writers.instances import InstanceWriter
 
 __all__ = ["ResultFolder", "Written", "read_results"]
 
@@ -50,6 +52,9 @@ _PLACES: dict[OutputKind, str] = {
     "geojson": "geojson/{}.geojson",
 }
 _RECORDS = "records"
+_PICTURES: tuple[OutputKind, ...] = ("image", "overlay", "picture")
+_EVERY_IMAGE: tuple[OutputKind, ...] = ("mask", "uncertainty", *_PICTURES)
+"""What is written of every image, unless less is asked for."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class ResultFolder:
         *,
         sources: Sequence[str] = (),
         resume: bool = False,
+        kinds: Collection[OutputKind] = _EVERY_IMAGE,
         probabilities: bool = False,
         instances: InstanceConfig | None = None,
         shapes: Sequence[ShapeKind] = (),
@@ -115,6 +121,7 @@ class ResultFolder:
             sources: names of all images to come; results of images that share a name without its
                 suffix are told apart from the start.
             resume: go on with results that exist, and reuse those that are whole and up to date.
+            kinds: which of the files are written that every image has; each takes time.
             probabilities: write class probabilities as well.
             instances: write objects as well, found in this way; takes memory for whole images.
             shapes: write the outlines of objects as well, for ImageJ and for QuPath.
@@ -134,7 +141,8 @@ class ResultFolder:
             raise ConfigError(message)
         self._instances = instances
         self._shapes = tuple(shapes)
-        self._layers = _layers(self.run, probabilities=probabilities)
+        self._layers = _layers(self.run, {*kinds, "probabilities"} if probabilities else kinds)
+        self._pictures = [kind for kind in _PICTURES if kind in kinds]
         self._records: dict[str, Record] = {}
         if (self.target / _RUN).is_file():
             self._adopt(resume=resume)
@@ -261,7 +269,7 @@ class ResultFolder:
 
     def _kinds(self) -> list[OutputKind]:
         """Return what is written of every image, except objects."""
-        return [*(layer.kind for layer in self._layers), "image", "overlay", "picture"]
+        return [*(layer.kind for layer in self._layers), *self._pictures]
 
     def _write_pixels(
         self, files: Staging, name: str, stream: PredictionStream
@@ -277,7 +285,12 @@ class ResultFolder:
             colors=[item.color for item in self.run.classes],
             largest=self.run.largest_uncertainty,
         )
-        objects = self._instances and InstanceWriter(image, self.run, self._instances)
+        draw = {
+            "image": preview.save_image,
+            "overlay": preview.save_overlay,
+            "picture": preview.save_uncertainty,
+        }
+        objects = self._instances and _open_objects(image, self.run, self._instances)
         with ExitStack() as stack:
             writers = [
                 (
@@ -291,12 +304,12 @@ class ResultFolder:
             for band in stream:
                 for take, writer in writers:
                     writer.append(take(band))
-                preview.append(band)
+                if self._pictures:
+                    preview.append(band)
                 if objects:
                     objects.append(band)
-        preview.save_image(files.path(targets["image"]))
-        preview.save_overlay(files.path(targets["overlay"]))
-        preview.save_uncertainty(files.path(targets["picture"]))
+        for kind in self._pictures:
+            draw[kind](files.path(targets[kind]))
         if not objects:
             return targets, None
         return targets, objects.save(
@@ -306,6 +319,12 @@ class ResultFolder:
             rois=files.path(targets["rois"]) if "rois" in targets else None,
             outlines=files.path(targets["geojson"]) if "geojson" in targets else None,
         )
+
+
+def _open_objects(image: Image, run: RunInfo, instances: InstanceConfig) -> InstanceWriter:
+    from df2serve.writers.instances import InstanceWriter
+
+    return InstanceWriter(image, run, instances)
 
 
 def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
@@ -323,16 +342,15 @@ def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
     return read_run(root / _RUN), records
 
 
-def _layers(run: RunInfo, *, probabilities: bool) -> list[_Layer]:
+def _layers(run: RunInfo, kinds: Collection[OutputKind]) -> list[_Layer]:
     last = len(run.classes) - 1
-    layers = [
+    names = tuple(item.name for item in run.classes)
+    layers = (
         _Layer("mask", lambda band: band.mask, np.min_scalar_type(last), (0, last)),
         _Layer("uncertainty", lambda band: band.total, np.float32, (0, run.largest_uncertainty)),
-    ]
-    if probabilities:
-        names = tuple(item.name for item in run.classes)
-        layers.append(_Layer("probabilities", lambda band: band.probs, np.float32, (0, 1), names))
-    return layers
+        _Layer("probabilities", lambda band: band.probs, np.float32, (0, 1), names),
+    )
+    return [layer for layer in layers if layer.kind in kinds]
 
 
 def _record_paths(root: Path) -> Iterator[Path]:

@@ -8,13 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import ImageColor
 from PIL.PngImagePlugin import PngInfo
-from skimage.segmentation import find_boundaries
 
 from df2serve.inference import Band
 from df2serve.types import PixelSource
@@ -47,7 +45,7 @@ class Preview:
             largest: uncertainty that is shown brightest.
         """
         self._image = image
-        self._colors = np.array([to_rgb(color) for color in colors], np.float32)
+        self._colors = np.array([ImageColor.getrgb(color) for color in colors], np.float32) / 255
         self._largest = largest
         self._step = math.ceil(max(image.shape[1:]) / _LONGEST_SIDE)
         self._parts: list[tuple[NDArray[Any], ...]] = []
@@ -67,6 +65,8 @@ class Preview:
 
     def save_overlay(self, path: Path) -> None:
         """Write the image with the outlines of the classes, as PNG."""
+        from skimage.segmentation import find_boundaries
+
         picture = self._displayed.copy()
         mask = np.concatenate([part[1] for part in self._parts])
         outline = find_boundaries(mask, mode="inner")  # type: ignore[no-untyped-call]
@@ -75,6 +75,8 @@ class Preview:
 
     def save_uncertainty(self, path: Path) -> None:
         """Write the total uncertainty in color, as PNG; the same color means the same value."""
+        import matplotlib as mpl
+
         total = np.concatenate([part[2] for part in self._parts])
         levels = (total / self._largest * 255).round().clip(0, 255).astype(np.uint8)
         picture = PillowImage.fromarray(levels)

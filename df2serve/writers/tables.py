@@ -119,6 +119,7 @@ def write_sheet(frame: pd.DataFrame, path: Path, *, title: str) -> None:
 
 def _place_row(place: ReviewPlace, run: RunInfo) -> Row:
     low, high = place.dice or (None, None)
+    overlay = place.record.files.get("overlay")
     row = dict(score_row(place.record, run)) | {"needs_review": place.needs_review}
     del row["error"]
     return {
@@ -133,7 +134,7 @@ def _place_row(place: ReviewPlace, run: RunInfo) -> Row:
         "dice_high": high,
         "reasons": "; ".join(map(str, place.reasons)),
         **row,
-        "picture": place.record.files["overlay"].path,
+        "picture": None if overlay is None else overlay.path,
     }
 
 

@@ -53,3 +53,19 @@ def test_a_push_moves_what_changed():
         # the first member lies in the folder twice
         assert 1.9 * member < moved["first push", transfer] < 3.1 * member
         assert moved["push of the same", transfer] == 0
+
+
+@pytest.mark.slow
+def test_servers_side_by_side():
+    pytest.importorskip("litserve", reason="the benchmarks' libraries are not installed")
+    text = run_quick("service.py")
+    rows = re.findall(r"^\| ([^|]+) \| \d+ \| [+-]\d+ \| \d+% \|", text, re.MULTILINE)
+    assert rows == [
+        "df2serve serve",
+        "df2serve in BentoML",
+        "BentoML, one `@bentoml.api`",
+        "LitServe",
+    ]
+    phases = dict(re.findall(r"^\| (\w+) \| (-?[\d.]+) \|$", text, re.MULTILINE))
+    assert set(phases) == {"queue", "decode", "infer", "encode", "rest"}
+    assert all(float(milliseconds) >= 0 for milliseconds in phases.values())

@@ -9,9 +9,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_it_installs_what_the_service_needs() -> None:
-    """BentoML itself is there already."""
+    """BentoML itself is there already; of what publishes, ``hf://`` needs the clients."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    needed = {*project["dependencies"], *project["optional-dependencies"]["serve"]}
+    extras = project["optional-dependencies"]
+    clients = [item for item in extras["publish"] if not item.startswith("df2serve")]
+    needed = {*project["dependencies"], *extras["serve"], *clients}
     listed = yaml.safe_load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))["python"]
     assert listed["packages"] == sorted(item for item in needed if not item.startswith("bentoml"))
 

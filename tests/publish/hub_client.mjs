@@ -10,7 +10,7 @@ const common = { repo: { type: "model", name }, hubUrl, accessToken };
 const made = { ...common, repo: { type: "model", name: `${name}-js` } };
 await createRepo(made);
 const content = new Blob([Buffer.alloc(3_000_000, 7)]);
-const files = [{ path: "big.onnx", content }, { path: "README.md", content: new Blob(["# js"]) }];
+const files = [{ path: "model.safetensors", content }, { path: "README.md", content: new Blob(["# js"]) }];
 await uploadFiles({ ...made, useXet: false, files, commitTitle: "from JavaScript" });
 
 const hashes = {};

@@ -4,10 +4,14 @@ import base64
 import io
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import tifffile
@@ -24,6 +28,7 @@ from df2serve.publish import EndpointHandler, plan_push, push
 # how huggingface_hub itself uploads large files
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
 
+DOCS = Path(__file__).parents[2] / "docs"
 # what the platform does: https://github.com/huggingface/huggingface-inference-toolkit
 PLATFORM = """
 import importlib.util, json, sys
@@ -94,6 +99,53 @@ def test_a_pushed_repository_answers_as_the_predictor(
         assert answer["needs_review"] is None
         assert answer["classes"] == ["background", "class 1"]
         assert answer["ensemble"]["sha256"] == ensemble.sha256
+
+
+@pytest.mark.slow
+def test_a_container_answers_as_the_predictor(
+    hub, hub_server, ensemble: Ensemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the documentation sets it up: its variables, its command, its route of health."""
+    monkeypatch.setenv("HF_TOKEN", hub_server.OWNER)
+    with plan_push(ensemble, "hf://lab/cells") as plan:
+        push(plan)
+    repository = snapshot_download("lab/cells", local_dir=tmp_path / "repository")
+    guide = DOCS.joinpath("hub.md").read_text(encoding="utf-8")
+    variables = dict(re.findall(r"^ENV (\w+)=(\S+)$", guide, re.MULTILINE))
+    (command,) = (json.loads(line) for line in re.findall(r"^CMD (.+)$", guide, re.MULTILINE))
+    (deployed,) = re.findall(r'"port": (\d+), "health_route": "(\S+)"', guide)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    found = {"/repository": repository, deployed[0]: str(port)}
+    assert found.keys() < set(command)
+    environment = os.environ | variables | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    program = Path(sys.executable).with_name(command[0])
+    with subprocess.Popen(
+        [program, *(found.get(word, word) for word in command[1:])], env=environment
+    ) as process:
+        try:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+                wait_for(client, deployed[1], process)
+                image = np.random.default_rng(0).integers(0, 200, (70, 90)).astype(np.uint8)
+                inputs = encoded(files_of(image)["tiff"])
+                answer = client.post("/", json={"inputs": inputs}).raise_for_status().json()
+        finally:
+            process.terminate()
+    u = answer["result"]["quality"]["uncertainty_score"]
+    assert u == pytest.approx(df2serve.predict(image, ensemble=ensemble).scores.u, rel=1e-6)
+
+
+def wait_for(client: httpx2.Client, route: str, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert process.poll() is None, process.returncode
+        try:
+            if client.get(route).status_code == httpx2.codes.OK:
+                return
+        except httpx2.TransportError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"{route} did not answer in two minutes")
 
 
 def test_requests(ensemble: Ensemble) -> None:

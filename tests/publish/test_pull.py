@@ -193,6 +193,11 @@ def test_missing_ensembles(shared, address: str, message: str) -> None:
         load_ensemble(address)
 
 
+def test_hf_is_known_where_the_package_is_not_installed(shared, monkeypatch) -> None:
+    monkeypatch.setattr("df2serve.artifact._schemes.entry_points", lambda *, group: ())
+    load_ensemble(ADDRESS).verify()
+
+
 def test_other_repositories_are_no_ensembles(shared) -> None:
     change(shared, "ensemble.json", None)
     with pytest.raises(ArtifactNotFoundError, match=r"holds no ensemble\.json"):

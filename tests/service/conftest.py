@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from df2serve.service.pool import Pool
 from df2serve.testing import random_ensemble
 
 ROOT = Path(__file__).parents[2]
+SHELLS = {
+    "uvicorn": [sys.executable, "-c", "from df2serve.cli import main; main()", "serve"],
+    "bentoml": [sys.executable, "-m", "bentoml", "serve", "df2serve.service.bento:Df2Serve"],
+}
 THRESHOLD = {
     "score": "u",
     "value": 0.9,
@@ -72,7 +76,10 @@ def cells(ensembles: Path) -> Ensemble:
 
 @pytest.fixture(
     scope="session",
-    params=["app", *(pytest.param(s, marks=pytest.mark.slow) for s in ("uvicorn", "bentoml"))],
+    params=[
+        "app",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("uvicorn", "bentoml", "bento")),
+    ],
 )
 def service(
     request: pytest.FixtureRequest, ensembles: Path, tmp_path_factory: pytest.TempPathFactory
@@ -97,8 +104,25 @@ def service(
             wait_until_ready(client)
             yield client
     else:
-        with running(request.param, values) as (client, _):
+        command = request.getfixturevalue("bento") if request.param == "bento" else request.param
+        with running(command, values) as (client, _):
             yield client
+
+
+@pytest.fixture(scope="session")
+def bento(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that serves the built Bento, in an environment of what it asks for alone."""
+    folder = tmp_path_factory.mktemp("bento")
+    home = os.environ | {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
+    subprocess.run([sys.executable, "-m", "bentoml", "build"], env=home, cwd=ROOT, check=True)
+    (built,) = folder.glob("bentos/df2serve/*/")
+    venv, uv = folder / "venv", [sys.executable, "-m", "uv"]
+    requirements = built / "env" / "python" / "requirements.txt"
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    install = [*uv, "pip", "install", "--quiet", "--python", venv, "--requirements", requirements]
+    subprocess.run(install, check=True)
+    elsewhere = ["env", "--unset", "PYTHONPATH", "--chdir", str(folder)]
+    return [*elsewhere, str(venv / "bin" / "bentoml"), "serve", str(built)]
 
 
 @pytest.fixture(scope="session")
@@ -133,21 +157,23 @@ def _running() -> Callable[..., AbstractContextManager[tuple[httpx2.Client, Any]
 
 @contextmanager
 def running(
-    shell: str, values: Mapping[str, Any]
+    shell: str | Sequence[str], values: Mapping[str, Any]
 ) -> Iterator[tuple[httpx2.Client, subprocess.Popen[bytes]]]:
-    """Run the service as a process of its own; give a client and the process."""
+    """Run the service as a process of its own; give a client and the process.
+
+    Args:
+        shell: one of ours, or the command that starts another.
+        values: its settings.
+    """
     port = free_port()
     variables = {f"DF2SERVE_{name.upper()}": as_text(value) for name, value in values.items()}
     home = Path(values["state"]) / "home"
     environment = os.environ | variables | {"DF2SERVE_PORT": str(port), "BENTOML_HOME": str(home)}
-    command = {
-        "uvicorn": [sys.executable, "-c", "from df2serve.cli import main; main()", "serve"],
-        "bentoml": [sys.executable, "-m", "bentoml", "serve", "df2serve.service.bento:Df2Serve"],
-    }[shell]
+    command = SHELLS[shell] if isinstance(shell, str) else shell
     process = subprocess.Popen(command, env=environment, cwd=ROOT)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as client:
-            wait_until_ready(client)
+            wait_until_ready(client, process)
             yield client, process
     finally:
         if process.poll() is None:
@@ -167,10 +193,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_ready(client: httpx2.Client) -> None:
-    """Wait for the workers of a service."""
+def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait for the workers of a service, as long as its process lives."""
 
     def is_ready() -> bool:
+        assert process is None or process.poll() is None, "the service has ended"
         try:
             return client.get("/v1/health/ready").status_code == 200
         except httpx2.TransportError:

@@ -181,6 +181,7 @@ def test_a_body_without_a_length_is_limited_while_it_comes(service) -> None:
     ("method", "path", "code"),
     [
         ("GET", "/nothing/here", Code.NOT_FOUND),
+        ("GET", "/docs.json", Code.NOT_FOUND),
         ("GET", PREDICT, Code.METHOD_NOT_ALLOWED),
         ("POST", "/v1/admin/models/tiny/unload", Code.FORBIDDEN),
         ("GET", "/v1/jobs/" + "0" * 32, Code.JOB_NOT_FOUND),

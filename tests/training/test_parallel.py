@@ -1,9 +1,13 @@
 """Members in processes of their own, and as jobs: the same weights, and errors that are told."""
 
+import contextlib
 import gc
+import getpass
 import multiprocessing
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -53,6 +57,31 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 from df2serve.cli import main
 main()
+"""
+
+SLURM = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={node}
+AuthType=auth/none
+CredType=cred/none
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/controller
+SlurmdSpoolDir={folder}/node
+SlurmctldPidFile={folder}/controller.pid
+SlurmdPidFile={folder}/node.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+NodeName={host} NodeAddr=127.0.0.1 CPUs=1 State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES State=UP
 """
 
 Listener = Callable[[StepReport], None]
@@ -185,6 +214,61 @@ def test_jobs(folder: Path, alone: Ensemble, tmp_path: Path) -> None:
     assert_same(ensemble, alone)
     del caught
     gc.collect()  # of the jobs, while the warning is ignored
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster of this machine alone, which keeps no accounts of its jobs."""
+    programs = [shutil.which(name) for name in ("slurmctld", "slurmd", "sbatch")]
+    if None in programs:
+        pytest.skip("no SLURM: apt-get install slurmctld slurmd slurm-client")
+    with socket.socket() as first, socket.socket() as second:
+        ports = []
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    for name in ("controller", "node"):
+        (tmp_path / name).mkdir()
+    host, user = socket.gethostname().partition(".")[0], getpass.getuser()
+    settings = tmp_path / "slurm.conf"
+    settings.write_text(
+        SLURM.format(host=host, user=user, folder=tmp_path, controller=ports[0], node=ports[1])
+    )
+    monkeypatch.setenv("SLURM_CONF", str(settings))
+    with contextlib.ExitStack() as running:
+        for program in programs[:2]:
+            log = running.enter_context((tmp_path / "slurm.log").open("ab"))
+            process = subprocess.Popen([str(program), "-D"], stdout=log, stderr=log)
+            running.callback(process.wait, 30)
+            running.callback(process.terminate)
+        until = time.monotonic() + 60
+        while "idle" not in (state := command("sinfo", "--noheader", "--format=%T")):
+            assert time.monotonic() < until, (state, (tmp_path / "slurm.log").read_text())
+            time.sleep(0.5)
+        yield
+        command("scancel", f"--user={user}")
+
+
+def command(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slurm")
+def test_slurm(folder: Path, alone: Ensemble, tmp_path: Path) -> None:
+    """A job that is cancelled while it waits, as only the queue tells, and then to the end."""
+    pytest.importorskip("submitit")
+    jobs = JobSettings(executor="slurm", options={"time": 30, "cpus_per_task": 1})
+    target = tmp_path / "ens"
+
+    def cancel(report: StepReport) -> None:
+        command("scancel", f"--user={getpass.getuser()}")
+
+    with pytest.raises(BackendError, match=r"job \d+ of member . failed"):
+        train(folder, target, cancel, device="cpu", jobs=jobs)
+    assert not target.exists()
+    ensemble = train(folder, target, [].append, device="cpu", jobs=jobs)
+    assert_same(ensemble, alone)
 
 
 def test_mistakes(folder: Path, tmp_path: Path) -> None:

@@ -8,12 +8,19 @@ import pytest
 from PIL import Image as PillowImage
 
 from df2serve import Image, Predictor
-from df2serve.config import InferenceConfig, preset
+from df2serve.config import InferenceConfig, ReviewConfig, preset
 from df2serve.errors import ConfigError, DecodeError, InputError, OutputError, SourceNotFoundError
 from df2serve.inference import Outcome
 from df2serve.io import PixelSize, list_images, open_image, read_image
 from df2serve.testing import random_ensemble
-from df2serve.writers import ResultFolder, Written, read_results, relative_names
+from df2serve.writers import (
+    ResultFolder,
+    Written,
+    ranking_rows,
+    read_results,
+    relative_names,
+    review,
+)
 
 
 def run(
@@ -199,6 +206,27 @@ def test_names_of_images_in_memory_stay_inside(predictor: Predictor, tmp_path: P
     image = Image.from_array(np.zeros((40, 40)), source="../../escape")
     with pytest.raises(InputError, match="path inside of a folder"):
         results.write(predictor.stream(image))
+
+
+def test_less_is_written_when_less_is_asked_for(predictor: Predictor, tmp_path: Path) -> None:
+    image = Image.from_array(np.zeros((40, 40), np.uint8), source="a")
+    target = tmp_path / "results"
+
+    def write(*kinds: str) -> None:
+        folder = ResultFolder(
+            target, predictor.ensemble, predictor.config, kinds=kinds, resume=True
+        )
+        files = folder.write(predictor.stream(image)).record.files
+        assert set(files) == set(kinds)
+        assert all((target / file.path).is_file() for file in files.values())
+        (row,) = ranking_rows(
+            review(read_results(target)[1], folder.run, config=ReviewConfig()), folder.run
+        )
+        assert row["picture"] == ("previews/a.png" if "overlay" in kinds else None)
+
+    write("mask")
+    assert {path.name for path in target.iterdir()} == {"masks", "records", "run.json"}
+    write("mask", "uncertainty", "overlay")
 
 
 def test_record_is_plain_json(predictor: Predictor, images: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import psutil  # type: ignore[import-untyped]
-from submitit import Job, LocalExecutor, LocalJob, SlurmExecutor
+from submitit import Job, LocalExecutor, LocalJob, SlurmExecutor, SlurmJob
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 from submitit.helpers import Checkpointable
+from submitit.slurm.slurm import SlurmInfoWatcher
 
 from df2serve.backends.torch import choose_device
 from df2serve.errors import BackendError, BackendUnavailableError, ConfigError, Df2ServeError
@@ -45,6 +46,29 @@ class _TrainMember(Checkpointable):
         except Df2ServeError as error:
             return error
         return None
+
+
+class _QueueWatcher(SlurmInfoWatcher):
+    """Asks `squeue`, because `sacct` is silent on clusters that keep no accounts of jobs."""
+
+    def _make_command(self) -> list[str] | None:
+        if self._registered <= self._finished:
+            return None
+        return ["squeue", "--me", "--noheader", "--format=%A|%T"]
+
+    def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+        """Return the state of each job; one that is not listed has ended, whatever its end."""
+        listed = string if isinstance(string, str) else string.decode()
+        states = dict(line.split("|") for line in listed.split())
+        return {name: {"State": states.get(name, "ENDED")} for name in self._registered}
+
+
+class _SlurmJob(SlurmJob[Df2ServeError | None]):
+    watcher = _QueueWatcher(delay_s=60)
+
+
+class _SlurmExecutor(SlurmExecutor):
+    job_class = _SlurmJob
 
 
 def train_by_jobs(
@@ -101,7 +125,7 @@ def train_by_jobs(
 def _executor(folder: Path, settings: JobSettings) -> SlurmExecutor | LocalExecutor:
     try:
         if settings.executor == "slurm":
-            slurm = SlurmExecutor(folder, max_num_timeout=_RESTARTS)
+            slurm = _SlurmExecutor(folder, max_num_timeout=_RESTARTS)
             slurm.update_parameters(**settings.options)
             return slurm
         local = LocalExecutor(folder)

@@ -311,7 +311,9 @@ def repr_digest(digest: bytes) -> dict[str, str]:
 def result_headers(info: ResultInfo) -> dict[str, str]:
     """Return what every answer with a result says in its headers."""
     quality = info.quality
+    phases = info.timing.model_dump().items()
     headers = {
+        "Server-Timing": ", ".join(f"{name};dur={1e3 * seconds:.1f}" for name, seconds in phases),
         "DF2-Model": info.model.name,
         "DF2-Model-Digest": f"sha256:{info.model.sha256}",
         "DF2-Software": f"df2serve {info.software['df2serve']}; {info.software['device']}",

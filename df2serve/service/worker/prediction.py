@@ -204,6 +204,7 @@ def _result_folder(task: Predict, loaded: Loaded, config: InferenceConfig) -> Re
         loaded.ensemble,
         config,
         resume=target.exists(),
+        kinds={"mask", *task.rendering.outputs},
         probabilities="probabilities" in task.rendering.outputs,
         instances=task.params.objects(needed=task.rendering.needs_objects),
         shapes=[kind for kind in SHAPES if kind in task.rendering.outputs],

@@ -23,7 +23,6 @@ from df2serve.service.worker.prediction import (
     selection_of,
 )
 from df2serve.service.worker.shelf import Shelf
-from df2serve.writers import ranking_rows, read_results, review, write_table
 
 __all__ = ["rank", "validate", "write_example", "write_thumbnail"]
 
@@ -83,6 +82,8 @@ def rank(task: Rank) -> Path:
     Returns:
         The folder that holds them.
     """
+    from df2serve.writers import ranking_rows, read_results, review, write_table
+
     target = Path(task.target)
     results = [read_results(Path(folder) / RESULTS) for folder in task.folders]
     run = results[0][0]
