@@ -123,6 +123,40 @@ def test_what_a_training_leaves(
     np.testing.assert_allclose(again.probs, golden.probs, atol=1e-5)
 
 
+def test_images_normalized_by_themselves_are_learned_from_alike_at_any_exposure(
+    tmp_path: Path,
+) -> None:
+    """Powers of two scale without rounding, so that weights are the same bit by bit."""
+    ensembles = []
+    for name, factors in (("plain", (1, 1, 1, 1)), ("exposed", (1, 4, 0.5, 2))):
+        folder = tmp_path / name
+        write_set(folder, CellScene(shape=(96, 96), n_cells=6))
+        for path, factor in zip(sorted((folder / "images").iterdir()), factors, strict=True):
+            tifffile.imwrite(path, tifffile.imread(path).astype(np.float32) * factor)
+        ensembles.append(train(folder, recipe(normalization="image"), folder / "ens"))
+    plain, exposed = ensembles
+    assert plain.manifest.normalization.kind == "image"
+    for member in plain.manifest.members:
+        name = f"{member.folder}/model.safetensors"
+        assert plain.read(name) == exposed.read(name)
+    image = tifffile.imread(tmp_path / "plain/images/0.tif")
+    with Predictor(plain) as predictor:
+        found = [predictor.predict(pixels, axes="YX").probs for pixels in (image, image * 3 + 50)]
+    assert found[0].std() > 0.01
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+
+
+def test_flat_images_cannot_be_normalized_by_themselves(tmp_path: Path) -> None:
+    write_set(tmp_path, CellScene(shape=(96, 96), n_cells=6, channels=2))
+    for name in ("1", "3"):
+        pixels = tifffile.imread(tmp_path / f"images/{name}.tif")
+        pixels[1] = 7
+        tifffile.imwrite(tmp_path / f"images/{name}.tif", pixels, metadata={"axes": "CYX"})
+    with pytest.raises(InputError, match=r"of one constant intensity: 1, 3; leave them out"):
+        train(tmp_path, recipe(normalization="image"), tmp_path / "ens")
+    assert not (tmp_path / "ens").exists()
+
+
 def test_folders_of_weights_stay_at_home(tmp_path: Path) -> None:
     """Ensembles are published; of a file of weights they tell name, hash and license."""
     write_set(tmp_path, CellScene(shape=(96, 96), n_cells=6), labels=False)

@@ -50,7 +50,7 @@ class LabeledImage:
     """Pixels and what they are, at the resolution of the training."""
 
     pixels: NDArray[Any]
-    """Raw intensities in the file's type, axes (C, Y, X)."""
+    """Raw intensities in the file's type, or standardized ones, axes (C, Y, X)."""
     target: NDArray[np.uint8]
     """Class indices, axes (Y, X); ``IGNORED`` where pixels do not count."""
     labels: NDArray[np.int32] | None

@@ -21,8 +21,7 @@ from df2serve._version import __version__
 from df2serve.artifact import Ensemble, GoldenTensors, load_ensemble, save_ensemble
 from df2serve.artifact.manifest import Member, colored_classes
 from df2serve.backends.torch import choose_device
-from df2serve.config import Frozen, RuntimeConfig, TrainingNormalization
-from df2serve.core.normalize import fit_training_normalization
+from df2serve.config import Frozen, Normalization, RuntimeConfig
 from df2serve.errors import ConfigError, InputError, OutputError
 from df2serve.files import replace_file
 from df2serve.inference import Predictor
@@ -30,6 +29,7 @@ from df2serve_training.dataset import TrainingSet
 from df2serve_training.folds import Splits, load_splits, make_splits
 from df2serve_training.history import StepReport, draw_curves, read_history
 from df2serve_training.members import HISTORY, OUT_OF_FOLD, Training, list_unfinished, train_member
+from df2serve_training.normalization import fit_scale
 from df2serve_training.recipe import Recipe
 from df2serve_training.settings import JobSettings
 from df2serve_training.targets import IGNORED
@@ -97,13 +97,13 @@ def train_ensemble(
         raise OutputError(message)
     work = path.with_name(f"{path.name}.training")
     work.mkdir(parents=True, exist_ok=True)
-    normalization = fit_training_normalization(data.load(image).pixels for image in data.images)
+    scale = fit_scale(data)
     training = Training(
         data=data,
         recipe=recipe,
         splits=_splits(data, recipe, work / _SPLITS),
-        normalization=normalization,
-        fields=_fields(data, recipe, facts, normalization),
+        scale=scale,
+        fields=_fields(data, recipe, facts, scale.recorded),
         work=work,
     )
     _train_members(training, device, jobs, _Curves(training, listener))
@@ -180,7 +180,7 @@ def _splits(data: TrainingSet, recipe: Recipe, path: Path) -> Splits:
 
 
 def _fields(
-    data: TrainingSet, recipe: Recipe, facts: EnsembleFacts, normalization: TrainingNormalization
+    data: TrainingSet, recipe: Recipe, facts: EnsembleFacts, normalization: Normalization
 ) -> dict[str, Any]:
     """Return the fields of the manifest that are known before the training."""
     classes, channels = recipe.data.num_classes, data.num_channels

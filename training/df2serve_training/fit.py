@@ -56,6 +56,7 @@ class MemberFit:
     intensities: IntensityRange
     """Of the whole training set."""
     normalization: TrainingNormalization
+    """From these intensities to network input."""
     device: torch.device
     validation: Sequence[LabeledImage] = ()
     """Images to validate on now and then; without any, nothing is validated."""

@@ -12,7 +12,7 @@ import torch
 
 from df2serve.artifact import Ensemble, load_ensemble, save_ensemble, with_files
 from df2serve.artifact.manifest import Member
-from df2serve.config import RuntimeConfig, TrainingNormalization
+from df2serve.config import RuntimeConfig
 from df2serve.core.metrics import mean_dice
 from df2serve.errors import InputError
 from df2serve.files import replace_file
@@ -23,6 +23,7 @@ from df2serve_training.dataset import TrainingSet
 from df2serve_training.fit import MemberFit
 from df2serve_training.folds import Splits
 from df2serve_training.history import StepReport, write_history
+from df2serve_training.normalization import InputScale
 from df2serve_training.recipe import Recipe
 from df2serve_training.targets import IGNORED
 
@@ -46,7 +47,7 @@ class Training:
     data: TrainingSet
     recipe: Recipe
     splits: Splits
-    normalization: TrainingNormalization
+    scale: InputScale
     fields: Mapping[str, Any]
     """Of the manifest, but for the members."""
     work: Path
@@ -92,7 +93,7 @@ def create_fit(
     *,
     splits: Splits,
     fold: int,
-    normalization: TrainingNormalization,
+    scale: InputScale,
     device: torch.device,
 ) -> MemberFit:
     """Load the images that a member is trained on, and build its network.
@@ -102,7 +103,7 @@ def create_fit(
         recipe: settings.
         splits: of all images.
         fold: that the member is validated on.
-        normalization: of all images.
+        scale: of all images.
         device: to train on.
     """
     seen = splits.training_names(fold)
@@ -110,11 +111,11 @@ def create_fit(
     return MemberFit(
         recipe=recipe,
         member=fold,
-        images=[data.load(image) for image in data.take(seen).images],
-        intensities=data.intensity_range(),
-        normalization=normalization,
+        images=[scale.load(data, image) for image in data.take(seen).images],
+        intensities=scale.intensities,
+        normalization=scale.constants,
         device=device,
-        validation=[data.load(image) for image in data.take(unseen).images],
+        validation=[scale.load(data, image) for image in data.take(unseen).images],
     )
 
 
@@ -172,7 +173,7 @@ def _trained(
         training.recipe,
         splits=training.splits,
         fold=fold,
-        normalization=training.normalization,
+        scale=training.scale,
         device=device,
     )
     checkpoint, history = training.work / f"fold-{fold}.checkpoint", training.history(fold)

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 
 from df2serve.backends.torch import choose_device
 from df2serve.config import Frozen
-from df2serve.core.normalize import fit_training_normalization
 from df2serve.errors import ConfigError
 from df2serve.files import new_folder
 from df2serve_training._files import csv_of
@@ -22,6 +21,7 @@ from df2serve_training.dataset import TrainingSet
 from df2serve_training.fit import MemberFit
 from df2serve_training.folds import make_splits
 from df2serve_training.members import create_fit
+from df2serve_training.normalization import fit_scale
 from df2serve_training.recipe import Recipe
 from df2serve_training.schedule import StepPlan
 
@@ -126,7 +126,7 @@ def find_rate(
         recipe,
         splits=make_splits(data.images, recipe.folds),
         fold=0,
-        normalization=fit_training_normalization(data.load(image).pixels for image in data.images),
+        scale=fit_scale(data),
         device=choose_device(device),
     )
     return sweep(fit, settings, listener=listener)
