@@ -17,9 +17,8 @@ KEY = "k" * 43
 SETTINGS = """
 hooks = {hooks}
 request-timeout = 60
-[checks.max_response_time]
-# of a machine that does other things as well
-limit = 60
+[checks]
+max_response_time = 60
 [checks.positive_data_acceptance]
 # no schema can say which bytes are an image that fits the model, nor which jobs there are
 expected-statuses = ["2xx", 400, 401, 403, 404, 406, 409, 410, 413, 415, 422, 429]
@@ -31,7 +30,7 @@ values = {values}
 dictionary = "{name}"
 probability = 0.7
 """
-JOBS = 20
+JOBS = 8
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def test_answers_are_those_of_the_document_with_keys(running, ensembles, cells, 
             "path.item": [0],
             "path.artifact": ["answer", "mask", "overlay", "result", "uncertainty"],
         }
-        options = ["--max-examples=30", "--phases=examples,coverage,fuzzing,stateful"]
+        options = ["--max-examples=15", "--phases=examples,coverage,fuzzing,stateful"]
         options += [f"--header=Authorization: {bearer['Authorization']}"]
         done = check(client.base_url, tmp_path, known, *options)
         document = client.get("/openapi.json").json()
