@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from df2serve.io.image import PixelSize
 
 __all__ = ["pixel_size"]
@@ -17,10 +15,12 @@ _FACTORS = {
     "m": 1e6, "meter": 1e6, "metre": 1e6,
     "å": 1e-4, "angstrom": 1e-4,
 }  # fmt: skip
+_PLAUSIBLE_UM = (1e-6, 1e6)
+"""What a pixel can measure; TIFF holds little more as a resolution."""
 
 
 def pixel_size(y: object, x: object, y_unit: str, x_unit: str) -> PixelSize | None:
-    """Return a pixel size, or None where either length is missing or its unit is none.
+    """Return a pixel size, or None where a length is missing or no pixel's, or its unit is none.
 
     Example:
         >>> pixel_size(250, "0.5", "nm", "um")
@@ -39,4 +39,5 @@ def _micrometers(value: object, unit: str) -> float | None:
         length = float(value) * factor
     except ValueError:
         return None
-    return length if math.isfinite(length) and length > 0 else None
+    low, high = _PLAUSIBLE_UM
+    return length if low <= length <= high else None

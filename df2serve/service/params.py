@@ -36,7 +36,7 @@ class PredictParams(Frozen):
     """Plane, counted from 0."""
     t: Index | None = None
     """Time point, counted from 0."""
-    pixel_size: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    pixel_size: Annotated[float, Field(ge=1e-6, le=1e6)] | None = None
     """Side of a pixel in micrometers, such as ``0.25`` or ``0.25um``, whatever the file says."""
     preset: PresetName | None = None
     """Named settings."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from df2serve import errors
 from df2serve.config import DecodeLimits, RuntimeConfig
-from df2serve.errors import BackendError, ConfigError, Df2ServeError
+from df2serve.errors import BackendError, Df2ServeError
 from df2serve.service.messages import (
     LINE_LIMIT,
     REPORT,
@@ -38,12 +38,14 @@ from df2serve.service.messages import (
 from df2serve.service.metrics import Metrics
 from df2serve.service.problems import Code, Problem, problem_of
 from df2serve.service.schemas import ModelFacts
-from df2serve.service.settings import Settings
+from df2serve.service.settings import Settings, named_sources
 
 __all__ = ["Pool", "Ticket"]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3
+_LOSSES = 10
+"""Workers that may end while an image waits in them, without having been begun."""
 _STALE_SECONDS = 15.0
 """A worker that was silent for so long is not counted as ready."""
 _DEAD_SECONDS = 120.0
@@ -67,6 +69,8 @@ class Ticket:
     created: float = field(default_factory=time.monotonic)
     attempts: int = 0
     """How often it was given to a worker."""
+    losses: int = 0
+    """How often a worker ended that had it."""
     tiles: int | None = None
     passes: int | None = None
     done: int = 0
@@ -368,14 +372,15 @@ class Pool:
                 await self._listen(worker, reader)
             except (OSError, ValueError) as error:
                 _log.warning("worker on %s: %s", worker.device, error)
-            pause = 0.1 if worker.ready.is_set() else pause
+            if worker.ready.is_set():
+                pause = 0.1
+                self._requeue(worker)
             await worker.end()
             if worker.problem is not None and not worker.models:
                 worker.ready.set()  # whoever waits for the start sees the problem
                 return
             _log.warning("the worker on %s ended; starting another one", worker.device)
             self._metrics.worker_lost()
-            self._requeue(worker)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)
 
@@ -438,14 +443,16 @@ class Pool:
 
     def _requeue(self, worker: Worker) -> None:
         """Keep what a lost worker had for its successor, unless it was lost too often with it."""
-        for ticket in [t for t in worker.tickets.values() if t.tiles is not None]:  # others waited
+        for ticket in list(worker.tickets.values()):
+            begun = ticket.tiles is not None
             ticket.tiles = ticket.passes = None
             ticket.done = 0
-            if ticket.attempts >= _ATTEMPTS:
+            ticket.losses += 1
+            if ticket.losses >= _LOSSES or (begun and ticket.attempts >= _ATTEMPTS):
                 del worker.tickets[ticket.task.id]
-                text = f"the worker ended {ticket.attempts} times while it had this image"
+                text = f"the worker ended {ticket.losses} times while it had this image"
                 self._fail(ticket, Problem(Code.WORKER_LOST, text, retry_after=30))
-            else:
+            elif begun:
                 ticket.attempts += 1
 
     def _fail(self, ticket: Ticket, problem: Problem) -> None:
@@ -471,28 +478,6 @@ class Pool:
             ),
             model_bytes=settings.model_bytes,
         )
-
-
-def named_sources(models: tuple[str, ...]) -> dict[str, str]:
-    """Return sources by name; those without a name are to have the ensemble's own.
-
-    Raises:
-        ConfigError: a name is given twice.
-
-    Example:
-        >>> named_sources(("nuclei=hf://a/b@1.0", "/ensembles/cells"))
-        {'nuclei': 'hf://a/b@1.0', ':1': '/ensembles/cells'}
-    """
-    sources: dict[str, str] = {}
-    for number, text in enumerate(models):
-        name, separator, source = text.partition("=")
-        if not separator or "/" in name:
-            name, source = f":{number}", text
-        if name in sources:
-            message = f"two models are called {name}; give them different names"
-            raise ConfigError(message)
-        sources[name] = source
-    return sources
 
 
 def _load(worker: Worker) -> tuple[bool, float]:

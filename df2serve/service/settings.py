@@ -21,7 +21,7 @@ from pydantic_settings import (
 from df2serve.config import Frozen, describe_validation_error
 from df2serve.errors import ConfigError
 
-__all__ = ["KeyEntry", "Scope", "Settings", "load_settings"]
+__all__ = ["KeyEntry", "Scope", "Settings", "load_settings", "named_sources"]
 
 Scope = Literal["predict", "jobs", "admin", "metrics"]
 _MIB = 1 << 20
@@ -165,3 +165,25 @@ def load_settings(**given: Any) -> Settings:
     except ValueError as error:
         message = f"the settings of the service cannot be read: {error}"
         raise ConfigError(message) from error
+
+
+def named_sources(models: tuple[str, ...]) -> dict[str, str]:
+    """Return sources by name; those without a name are to have the ensemble's own.
+
+    Raises:
+        ConfigError: a name is given twice.
+
+    Example:
+        >>> named_sources(("nuclei=hf://a/b@1.0", "/ensembles/cells"))
+        {'nuclei': 'hf://a/b@1.0', ':1': '/ensembles/cells'}
+    """
+    sources: dict[str, str] = {}
+    for number, text in enumerate(models):
+        name, separator, source = text.partition("=")
+        if not separator or "/" in name:
+            name, source = f":{number}", text
+        if name in sources:
+            message = f"two models are called {name}; give them different names"
+            raise ConfigError(message)
+        sources[name] = source
+    return sources

@@ -53,7 +53,9 @@ class InputTensor(BaseModel):
     """The image."""
 
     name: Literal["image"]
-    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 31)], ...], Field(max_length=3)]
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1 << 31)], ...], Field(min_length=2, max_length=3)
+    ]
     """Channels, rows and columns; rows and columns where there is one channel."""
     datatype: Datatype
     parameters: dict[str, JsonValue] = Field(default_factory=dict)

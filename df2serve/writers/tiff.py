@@ -115,7 +115,8 @@ class TiffRowWriter:
         tifffile.imwrite(
             self._path,
             self._strips(),
-            shape=self._shape,
+            # with a sample per pixel, because tifffile would take a single column for samples
+            shape=(*self._shape, 1) if imagej else self._shape,
             dtype=self._dtype,
             byteorder=">",
             photometric="minisblack",
@@ -129,7 +130,7 @@ class TiffRowWriter:
     def _imagej_metadata(self) -> dict[str, Any]:
         low, high = self._display_range
         metadata: dict[str, Any] = {
-            "axes": "CYX" if len(self._shape) == 3 else "YX",
+            "axes": "CYXS" if len(self._shape) == 3 else "YXS",
             "min": low,
             "max": high,
         }

@@ -69,7 +69,13 @@ def test_a_full_disk(running, ensembles, tmp_path) -> None:
         limit([service], SMALL)  # no upload can be stored
         assert_full(client.post(PREDICT, content=npy(200)))
         assert_full(client.post("/v1/jobs", files={"image": ("a.npy", npy(200))}))
+        limit([service], 400)  # the upload can be stored, but not what the job is
+        job = {"files": {"image": ("a.npy", npy(10))}, "headers": {"Idempotency-Key": "1"}}
+        assert_full(client.post("/v1/jobs", **job))
         limit([service], resource.RLIM_INFINITY)
+        place = client.post("/v1/jobs", **job).headers["location"]
+        assert "event: end" in client.get(f"{place}/events").text
+        assert client.delete(place).status_code == 204
 
         limit(workers, 512)  # no result can be stored
         assert_full(client.post(PREDICT, content=npy(200)))

@@ -41,6 +41,15 @@ def test_rows_in_any_portions_give_the_same_image(
     assert [path.name for path in tmp_path.iterdir()] == ["image.tif"]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 1, 1), (2, 3, 1), (4, 3, 1), (2, 1, 3)])
+def test_single_rows_and_columns(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    path = tmp_path / "a.tif"
+    with TiffRowWriter(path, shape=shape, dtype="float32", display_range=(0, 1)) as writer:
+        writer.append(pixels)
+    assert np.array_equal(tifffile.imread(path), pixels)
+
+
 def test_compressed(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     shape = (2000, 2000)

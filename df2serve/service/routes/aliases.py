@@ -23,6 +23,11 @@ from df2serve.service.schemas import ResultInfo, Schema
 __all__ = ["router"]
 
 router = APIRouter(tags=["predictions"])
+_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4"
+    "AAAADklEQVR4nGNkZGRhYgQAACYAC45g50EAAAAASUVORK5CYII="
+)
+"""A PNG of 2 by 2 pixels, as an example."""
 
 
 class InvocationParameters(ValidateQuery):
@@ -35,7 +40,9 @@ class InvocationParameters(ValidateQuery):
 class Invocation(Schema):
     """An image and what to do with it."""
 
-    inputs: str
+    inputs: Annotated[
+        str, Field(examples=[_PICTURE], json_schema_extra={"contentEncoding": "base64"})
+    ]
     """The file of an image, such as TIFF, NPY or PNG, in base64."""
     parameters: InvocationParameters = InvocationParameters()
 

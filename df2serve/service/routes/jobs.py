@@ -106,13 +106,17 @@ async def create_job(
             if job.spec.digest != spec.digest:
                 text = "this Idempotency-Key was used for a job with other images or parameters"
                 raise Problem(Code.IDEMPOTENCY_CONFLICT, text)
+        elif service.jobs.store.folder(id).exists():
+            text = "another request with this Idempotency-Key is under way; try again"
+            raise Problem(Code.IDEMPOTENCY_CONFLICT, text)
         else:
             for number, upload in enumerate(uploads):
                 target = folder.path / "items" / str(number) / upload.path.name
                 target.parent.mkdir(parents=True)
                 upload.path.rename(target)
-            folder.path.rename(service.jobs.store.folder(id))
+            folder.path = folder.path.rename(service.jobs.store.folder(id))
             job = await service.jobs.add(spec)
+            folder.keep = True
     response.headers["Location"] = f"/v1/jobs/{id}"
     return describe(service.jobs, job)
 

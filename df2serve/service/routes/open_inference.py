@@ -38,10 +38,13 @@ _TENSORS: dict[str, Any] = {
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
 }
 """JSON, or JSON with tensors as bytes behind it."""
+_EXAMPLE = {
+    "inputs": [{"name": "image", "shape": [2, 2], "datatype": "UINT8", "data": [1, 2, 3, 4]}]
+}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": _TENSORS | {"application/json": {"schema": _SCHEMA}},
+        "content": _TENSORS | {"application/json": {"schema": _SCHEMA, "example": _EXAMPLE}},
     }
 }
 _INFER = (
