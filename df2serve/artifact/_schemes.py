@@ -12,11 +12,11 @@ from df2serve.errors import ArtifactNotFoundError, BackendUnavailableError
 if TYPE_CHECKING:
     from df2serve.artifact.folder import Ensemble
 
-__all__ = ["open_address", "scheme_of"]
+__all__ = ["GROUP", "open_address", "scheme_of"]
 
-_GROUP = "df2serve.sources"
+GROUP = "df2serve.sources"
 """Entry-point group of functions that open an ensemble by its address; named by the scheme."""
-_HUB = EntryPoint("hf", "df2serve.publish.hub:open_ensemble", _GROUP)
+_HUB = EntryPoint("hf", "df2serve.publish.hub:open_ensemble", GROUP)
 """Ours; stated here, so that it is known where the package is not installed, as in a Bento."""
 
 
@@ -39,7 +39,7 @@ def open_address(address: str) -> Ensemble:
         BackendUnavailableError: what is registered needs packages that are not installed.
     """
     scheme = scheme_of(address)
-    registered = (_HUB, *entry_points(group=_GROUP))
+    registered = (_HUB, *entry_points(group=GROUP))
     found = [entry for entry in registered if entry.name == scheme]
     if not found:
         known = ", ".join(f"{entry.name}://" for entry in registered) or "no scheme at all"

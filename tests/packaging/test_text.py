@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import df2serve
+from df2serve.artifact import _schemes
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -74,8 +75,9 @@ def test_the_citation_names_the_version() -> None:
 
 
 def entry_point_groups() -> set[str]:
+    """Groups that we register in, and the one that we ask."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return set(project.get("entry-points", {}))
+    return {_schemes.GROUP, *project.get("entry-points", {})}
 
 
 def resolve(dotted: str) -> object:
