@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -33,6 +33,9 @@ from df2serve.writers.records import (
     read_run,
 )
 from df2serve.writers.tiff import TiffRowWriter
+
+if TYPE_CHECKING:
+    from df2serve.backends.cellpose import Cellpose
 
 __all__ = ["ResultFolder", "Written", "read_results"]
 
@@ -105,6 +108,7 @@ class ResultFolder:
         probabilities: bool = False,
         instances: InstanceConfig | None = None,
         shapes: Sequence[ShapeKind] = (),
+        cellpose: Cellpose | None = None,
     ) -> None:
         """Create the folder, or go on with one.
 
@@ -118,9 +122,11 @@ class ResultFolder:
             probabilities: write class probabilities as well.
             instances: write objects as well, found in this way; takes memory for whole images.
             shapes: write the outlines of objects as well, for ImageJ and for QuPath.
+            cellpose: network that finds objects with the method ``cellpose``; its own settings must
+                be among those of ``instances``.
 
         Raises:
-            ConfigError: the folder has other content, results but no leave to resume, or results
+            ConfigError: the method ``cellpose`` without its network; the folder has other content, results but no leave to resume, or results
                 of other settings.
             OutputError: it cannot be written.
         """
@@ -129,9 +135,11 @@ class ResultFolder:
         if shapes and instances is None:
             message = (
                 f"{' and '.join(shapes)} hold objects, and none are asked for; say how to find "
-                "them (--instances watershed or components)"
+                "them (--instances watershed, components or cellpose)"
             )
             raise ConfigError(message)
+        _check_cellpose(instances, cellpose)
+        self._cellpose = cellpose
         self._instances = instances
         self._shapes = tuple(shapes)
         self._layers = _layers(self.run, probabilities=probabilities)
@@ -277,7 +285,9 @@ class ResultFolder:
             colors=[item.color for item in self.run.classes],
             largest=self.run.largest_uncertainty,
         )
-        objects = self._instances and InstanceWriter(image, self.run, self._instances)
+        objects = self._instances and InstanceWriter(
+            image, self.run, self._instances, self._cellpose
+        )
         with ExitStack() as stack:
             writers = [
                 (
@@ -321,6 +331,20 @@ def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
         message = f"{root} holds no results; give a folder that 'df2serve predict' has written"
         raise SourceNotFoundError(message)
     return read_run(root / _RUN), records
+
+
+def _check_cellpose(instances: InstanceConfig | None, cellpose: Cellpose | None) -> None:
+    """Refuse settings that do not tell what finds the objects."""
+    wanted = instances is not None and instances.method == "cellpose"
+    given = None if cellpose is None else cellpose.config
+    if wanted != (given is not None) or (instances and instances.cellpose != given):
+        message = (
+            f"got objects by {instances and instances.method} with the network "
+            f"{given and given.weights}, expected cellpose with the network of its settings; open the weights as network = Cellpose(FILE), "
+            "and give instances=InstanceConfig(method='cellpose', cellpose=network.config) and "
+            "cellpose=network (on the command line: --instances cellpose --cellpose-weights FILE)"
+        )
+        raise ConfigError(message)
 
 
 def _layers(run: RunInfo, *, probabilities: bool) -> list[_Layer]:
