@@ -126,8 +126,8 @@ class ResultFolder:
                 be among those of ``instances``.
 
         Raises:
-            ConfigError: the method ``cellpose`` without its network; the folder has other content, results but no leave to resume, or results
-                of other settings.
+            ConfigError: the method ``cellpose`` without its network; the folder has other content,
+                results but no leave to resume, or results of other settings.
             OutputError: it cannot be written.
         """
         self.target = Path(target)
@@ -340,9 +340,10 @@ def _check_cellpose(instances: InstanceConfig | None, cellpose: Cellpose | None)
     if wanted != (given is not None) or (instances and instances.cellpose != given):
         message = (
             f"got objects by {instances and instances.method} with the network "
-            f"{given and given.weights}, expected cellpose with the network of its settings; open the weights as network = Cellpose(FILE), "
-            "and give instances=InstanceConfig(method='cellpose', cellpose=network.config) and "
-            "cellpose=network (on the command line: --instances cellpose --cellpose-weights FILE)"
+            f"{given and given.weights}, expected cellpose with the network of its settings; open "
+            "the weights as network = Cellpose(FILE), give cellpose=network, and as instances "
+            "InstanceConfig(method='cellpose', cellpose=network.config) (on the command line: "
+            "--instances cellpose --cellpose-weights FILE)"
         )
         raise ConfigError(message)
 
