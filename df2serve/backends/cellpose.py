@@ -60,7 +60,7 @@ class Cellpose:
         path = Path(weights).resolve()
         if not path.is_file():
             message = (
-                f"{weights} is no file of cellpose weights; nothing is downloaded, so fetch weights "
+                f"{weights} is no file of cellpose weights; nothing is downloaded, so get weights "
                 "for the installed cellpose yourself, and give the path of the file"
             )
             raise SourceNotFoundError(message)
