@@ -42,7 +42,7 @@ check-layers: $(INSTALLED)
 check-types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
-bench: .venv/.bench-installed ## measure against other packages; results go to benchmarks/results
+bench: .venv/.bench-installed .venv/foreign/cellpose3 .venv/foreign/cyto ## measure against other packages; results go to benchmarks/results
 	for script in benchmarks/[!_]*.py; do $(PYTHON) $$script || exit 1; done
 
 foreign: $(addprefix .venv/foreign/,git-lfs cellpose3 cyto ij.jar npm olah zoo) .venv/foreign/.chromium ## fetch packages and programs of others that some tests use
@@ -88,7 +88,8 @@ FROM_DEBIAN = folder=$$(mktemp -d) && cd $$folder && { apt-get download $(1) && 
 
 # a network of cellpose, for MXNet; benchmarks/instances.py reads it
 .venv/foreign/cyto: | .venv/foreign
-	$(UV) pip install --quiet --python .venv --target $@ --no-deps cellpose==0.0.1.6
+	$(UV) pip install --quiet --python .venv --target $@ --no-deps cellpose==0.0.1.6 || \
+		{ rm -r $@; false; }
 
 # Chromium reads pages in tests, which skip where it cannot be had
 .venv/foreign/.chromium: | .venv/foreign
