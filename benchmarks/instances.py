@@ -178,13 +178,13 @@ def report(runs: Sequence[Run], machine: Machine) -> str:
 
 {machine}.
 
-{len(images)} images of nuclei of `dsb2018_fluo`, drawn with seed {SEED}: {megapixels:.1f} megapixels, {true}
-objects. Each method is given the mask of all objects alone, which is free of errors, and keeps
-objects of any size. AP is TP / (TP + FP + FN), its mean over images; differences with 95 %
-bootstrap intervals over images. Watershed: on the Euclidean distance. Cellpose: the network `cyto`
-of cellpose 0.0.1.6 in cellpose 3, given the mask as 0 and 1 in place of a probability, and the
-median diameter of the image's connected components. One thread. Memory: largest resident, beyond
-the {watershed.before:.0f} MiB of Python with torch and df2serve.
+{len(images)} images of nuclei of `dsb2018_fluo`, drawn with seed {SEED}: {megapixels:.1f}
+megapixels, {true} objects. Each method is given the mask of all objects alone, which is free of
+errors, and keeps objects of any size. AP is TP / (TP + FP + FN), its mean over images; differences
+with 95 % bootstrap intervals over images. Watershed: on the Euclidean distance. Cellpose: the
+network `cyto` of cellpose 0.0.1.6 in cellpose 3, given the mask as 0 and 1 in place of a
+probability, and the median diameter of the image's connected components. One thread. Memory:
+largest resident, beyond the {watershed.before:.0f} MiB of Python with torch and df2serve.
 
 {markdown_table(header, rows)}"""
 
