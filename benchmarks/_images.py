@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from df2serve.io import read_image, read_mask
 from df2serve.testing import CellScene, generate_cells
 
-__all__ = ["SIDE", "Micrograph", "micrographs"]
+__all__ = ["DATA", "SIDE", "Micrograph", "micrographs"]
 
 SIDE = 1024
-_DATA = Path(os.environ.get("DF2SERVE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("DF2SERVE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ def micrographs() -> Iterator[Micrograph]:
     They are the 36 real ones of the paper's training set where the real data are there, else
     synthetic ones without end.
     """
-    folder = _DATA / "cfos_hc"
+    folder = DATA / "cfos_hc"
     if not folder.is_dir():
         yield from map(_synthetic, count())
         return

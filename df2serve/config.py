@@ -213,14 +213,34 @@ class SeedConfig(Frozen):
     """Maxima below this are none, unless a connected component has no other."""
 
 
+class CellposeConfig(Frozen):
+    """A network of cellpose, and how its flows divide a mask."""
+
+    version: str
+    """Version of cellpose."""
+    weights: str
+    """Name of the file of weights."""
+    weights_sha256: str
+    """Its SHA-256."""
+    diameter: Annotated[float, Field(gt=0)] | None = None
+    """Diameter of the objects in pixels; without it, images are not rescaled for the network."""
+    flow_threshold: Annotated[float, Field(ge=0)] = 0.4
+    """Objects whose flows differ more than this from those of their shape are left out; 0 keeps all
+    of them."""
+
+
 class InstanceConfig(Frozen):
     """How a mask of classes is divided into objects."""
 
     title: ClassVar[str] = "instance settings"
-    method: Literal["watershed", "components"] = "watershed"
+    method: Literal["watershed", "components", "cellpose"] = "watershed"
     """``components``: pixels of a class that touch by an edge are one object. ``watershed`` divides
     these components further, by the distance channel of the ensemble where it has one, else by the
-    Euclidean distance to the outside of the component."""
+    Euclidean distance to the outside of the component. ``cellpose``: pixels that the flows of a
+    network of cellpose lead to one place are one object; pixels that they lead nowhere are left
+    out."""
+    cellpose: CellposeConfig | None = None
+    """For ``cellpose``; see :class:`df2serve.backends.cellpose.Cellpose`."""
     learned: SeedConfig = SeedConfig(h=0.05, lowest=0.3)
     """For the distance channel, which is 1 in the middle of an object."""
     euclidean: SeedConfig = SeedConfig(h=1.0, lowest=0.0)

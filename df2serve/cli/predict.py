@@ -16,6 +16,7 @@ from df2serve.cli._terminal import AsJson, EnsembleArgument, ImageProgress, prin
 
 if TYPE_CHECKING:
     from df2serve.backends import RunnerInfo
+    from df2serve.backends.cellpose import Cellpose
     from df2serve.config import InferenceConfig, InstanceConfig
     from df2serve.inference import Outcome
     from df2serve.io import Image, Selection
@@ -38,9 +39,15 @@ def predict(
         bool, typer.Option("--probabilities", help="Write class probabilities as well.")
     ] = False,
     instances: Annotated[
-        str | None, typer.Option(help="Write objects as well: watershed or components.")
+        str | None, typer.Option(help="Write objects as well: watershed, components or cellpose.")
     ] = None,
     min_size: Annotated[int | None, typer.Option(help="Leave out objects of fewer pixels.")] = None,
+    cellpose_weights: Annotated[
+        Path | None, typer.Option(help="Network for --instances cellpose: a file of weights.")
+    ] = None,
+    cellpose_diameter: Annotated[
+        float | None, typer.Option(min=1, help="Diameter of objects in pixels, for cellpose.")
+    ] = None,
     rois: Annotated[
         bool, typer.Option("--rois", help="Write objects for Fiji's ROI manager as well.")
     ] = False,
@@ -91,7 +98,8 @@ def predict(
     config = _config(opened.manifest.inference, preset).updated(
         tile_shape=tile and (tile, tile), views=views, precision=precision
     )
-    objects = _instance_config(instances, min_size)
+    cellpose = _cellpose(instances, cellpose_weights, cellpose_diameter, device)
+    objects = _instance_config(instances, min_size, cellpose)
     wanted: dict[ShapeKind, bool] = {"rois": rois, "geojson": geojson}
     runtime = RuntimeConfig().updated(backend=backend, device=device, batch_size=batch_size)
     sources = sources_of(images, pattern, output)
@@ -119,6 +127,7 @@ def predict(
             probabilities=probabilities,
             instances=objects,
             shapes=[kind for kind in wanted if wanted[kind]],
+            cellpose=cellpose,
         )
         outcomes = {}
         with ImageProgress(len(sources)) as progress:
@@ -138,14 +147,39 @@ def _config(recommended: InferenceConfig, name: str | None) -> InferenceConfig:
     return recommended if name is None else preset(name)
 
 
-def _instance_config(method: str | None, min_size: int | None) -> InstanceConfig | None:
+def _cellpose(
+    method: str | None, weights: Path | None, diameter: float | None, device: str | None
+) -> Cellpose | None:
+    from df2serve.errors import ConfigError
+
+    if method != "cellpose":
+        if weights is not None or diameter is not None:
+            message = "--cellpose-weights and --cellpose-diameter need --instances cellpose"
+            raise ConfigError(message)
+        return None
+    from df2serve.backends.cellpose import Cellpose
+
+    if weights is None:
+        message = (
+            "--instances cellpose needs the weights of a network, and never downloads any; give "
+            "their file with --cellpose-weights FILE, or use --instances watershed"
+        )
+        raise ConfigError(message)
+    return Cellpose(weights, diameter=diameter, device=device or "auto")
+
+
+def _instance_config(
+    method: str | None, min_size: int | None, cellpose: Cellpose | None
+) -> InstanceConfig | None:
     from df2serve.config import InstanceConfig
     from df2serve.errors import ConfigError
 
     if method is not None:
-        return InstanceConfig().updated(method=method, min_size=min_size)
+        return InstanceConfig().updated(
+            method=method, min_size=min_size, cellpose=cellpose and cellpose.config
+        )
     if min_size is not None:
-        message = "--min-size needs --instances watershed or --instances components"
+        message = "--min-size needs --instances watershed, components or cellpose"
         raise ConfigError(message)
     return None
 

@@ -5,7 +5,7 @@ Neighbors are pixels that share an edge, as in the ground truth of connected com
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
@@ -17,10 +17,12 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from df2serve.config import InstanceConfig, SeedConfig
+from df2serve.errors import ConfigError
 from df2serve.types import AnyLabels, AnyMask, LabelMap, PixelMap, PixelSource
 
 __all__ = [
     "Box",
+    "Divide",
     "Instance",
     "Instances",
     "each_object",
@@ -31,6 +33,9 @@ __all__ = [
 
 Box: TypeAlias = tuple[slice, slice]
 """Rows and columns."""
+
+Divide: TypeAlias = Callable[[int, Bool[np.ndarray, "y x"]], AnyLabels]
+"""From a class and its pixels, axes (Y, X), to objects, 0 = none; numbers may be missing."""
 
 _CROSS = ndimage.generate_binary_structure(2, 1)
 _ROWS = 256
@@ -47,7 +52,8 @@ class Instances:
     removed: int
     """Objects that were too small."""
     removed_px: int
-    """Pixels of these; they are background in the labels and keep their class in the mask."""
+    """Pixels of these, and those that the method gave to no object; they are background in the
+    labels and keep their class in the mask."""
 
     def __len__(self) -> int:
         """Return the number of objects."""
@@ -89,18 +95,28 @@ class Instance:
 
 
 def find_instances(
-    mask: AnyMask, *, config: InstanceConfig, distance: PixelMap | None = None
+    mask: AnyMask,
+    *,
+    config: InstanceConfig,
+    distance: PixelMap | None = None,
+    divide: Divide | None = None,
 ) -> Instances:
     """Divide the classes of a mask into objects.
 
     Every pixel of a class belongs to one object of this class, and every object is connected; only
-    objects below the smallest size are left out. Equal input gives equal labels.
+    objects below the smallest size are left out. Equal input gives equal labels. With the method
+    ``cellpose``, pixels of a class may belong to no object, and objects may have several parts.
 
     Args:
         mask: class indices, axes (Y, X), 0 = background.
         config: method and its settings.
         distance: relative distance to the boundary of the object, axes (Y, X), in [0, 1], 0 outside
             of objects; when absent, the Euclidean distance within connected components.
+        divide: divides a class with the method ``cellpose``. What lies outside of the class is
+            ignored.
+
+    Raises:
+        ConfigError: the method ``cellpose`` without its network.
 
     Source:
         Watershed from the regional maxima of the h-maxima transform: Soille, "Morphological Image
@@ -119,7 +135,7 @@ def find_instances(
     """
     labels = np.zeros(mask.shape, np.int32)
     counts = [
-        _label_class(labels, mask, class_index, config, distance)
+        _label_class(labels, mask, class_index, config, distance, divide)
         for class_index in range(1, int(mask.max(initial=0)) + 1)
     ]
     classes = np.repeat(np.arange(1, len(counts) + 1), counts)
@@ -133,7 +149,7 @@ def find_instances(
         labels=labels,
         classes=classes[kept],
         removed=int((~kept).sum()),
-        removed_px=int(areas[~kept].sum()),
+        removed_px=int(np.count_nonzero(mask) - areas[kept].sum()),
     )
 
 
@@ -250,6 +266,7 @@ def _label_class(
     class_index: int,
     config: InstanceConfig,
     distance: PixelMap | None,
+    divide: Divide | None,
 ) -> int:
     """Write the objects of one class into the labels, with numbers above all others.
 
@@ -257,7 +274,22 @@ def _label_class(
         Their number.
     """
     last = int(labels.max(initial=0))
-    components, count = ndimage.label(mask == class_index, _CROSS)
+    of_class = mask == class_index
+    if config.method == "cellpose":
+        if divide is None:
+            message = (
+                "the method cellpose divides with the flows of a network, and none was given; open "
+                "its weights with df2serve.backends.cellpose.Cellpose (on the command line: "
+                "--cellpose-weights FILE), or use watershed or components"
+            )
+            raise ConfigError(message)
+        numbers, objects = np.unique(
+            np.where(of_class, divide(class_index, of_class), 0), return_inverse=True
+        )
+        objects += numbers[0] != 0
+        labels += np.where(objects > 0, objects + last, 0).astype(np.int32)
+        return int(np.count_nonzero(numbers))
+    components, count = ndimage.label(of_class, _CROSS)
     match config.method:
         case "components":
             labels += np.where(components > 0, components + last, 0)

@@ -34,6 +34,7 @@ from df2serve.writers.records import (
 from df2serve.writers.tiff import TiffRowWriter
 
 if TYPE_CHECKING:
+    from df2serve.backends.cellpose import Cellpose
     from df2serve.writers.instances import InstanceWriter
 
 __all__ = ["ResultFolder", "Written", "read_results"]
@@ -111,6 +112,7 @@ class ResultFolder:
         probabilities: bool = False,
         instances: InstanceConfig | None = None,
         shapes: Sequence[ShapeKind] = (),
+        cellpose: Cellpose | None = None,
     ) -> None:
         """Create the folder, or go on with one.
 
@@ -125,10 +127,12 @@ class ResultFolder:
             probabilities: write class probabilities as well.
             instances: write objects as well, found in this way; takes memory for whole images.
             shapes: write the outlines of objects as well, for ImageJ and for QuPath.
+            cellpose: network that finds objects with the method ``cellpose``; its own settings must
+                be among those of ``instances``.
 
         Raises:
-            ConfigError: the folder has other content, results but no leave to resume, or results
-                of other settings.
+            ConfigError: the method ``cellpose`` without its network; the folder has other content,
+                results but no leave to resume, or results of other settings.
             OutputError: it cannot be written.
         """
         self.target = Path(target)
@@ -136,9 +140,11 @@ class ResultFolder:
         if shapes and instances is None:
             message = (
                 f"{' and '.join(shapes)} hold objects, and none are asked for; say how to find "
-                "them (--instances watershed or components)"
+                "them (--instances watershed, components or cellpose)"
             )
             raise ConfigError(message)
+        _check_cellpose(instances, cellpose)
+        self._cellpose = cellpose
         self._instances = instances
         self._shapes = tuple(shapes)
         self._layers = _layers(self.run, {*kinds, "probabilities"} if probabilities else kinds)
@@ -290,7 +296,9 @@ class ResultFolder:
             "overlay": preview.save_overlay,
             "picture": preview.save_uncertainty,
         }
-        objects = self._instances and _open_objects(image, self.run, self._instances)
+        objects = self._instances and _open_objects(
+            image, self.run, self._instances, self._cellpose
+        )
         with ExitStack() as stack:
             writers = [
                 (
@@ -321,10 +329,12 @@ class ResultFolder:
         )
 
 
-def _open_objects(image: Image, run: RunInfo, instances: InstanceConfig) -> InstanceWriter:
+def _open_objects(
+    image: Image, run: RunInfo, instances: InstanceConfig, cellpose: Cellpose | None
+) -> InstanceWriter:
     from df2serve.writers.instances import InstanceWriter
 
-    return InstanceWriter(image, run, instances)
+    return InstanceWriter(image, run, instances, cellpose)
 
 
 def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
@@ -340,6 +350,21 @@ def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:
         message = f"{root} holds no results; give a folder that 'df2serve predict' has written"
         raise SourceNotFoundError(message)
     return read_run(root / _RUN), records
+
+
+def _check_cellpose(instances: InstanceConfig | None, cellpose: Cellpose | None) -> None:
+    """Refuse settings that do not tell what finds the objects."""
+    wanted = instances is not None and instances.method == "cellpose"
+    given = None if cellpose is None else cellpose.config
+    if wanted != (given is not None) or (instances and instances.cellpose != given):
+        message = (
+            f"got objects by {instances and instances.method} with the network "
+            f"{given and given.weights}, expected cellpose with the network of its settings; open "
+            "the weights as network = Cellpose(FILE), give cellpose=network, and as instances "
+            "InstanceConfig(method='cellpose', cellpose=network.config) (on the command line: "
+            "--instances cellpose --cellpose-weights FILE)"
+        )
+        raise ConfigError(message)
 
 
 def _layers(run: RunInfo, kinds: Collection[OutputKind]) -> list[_Layer]:

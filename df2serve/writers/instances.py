@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,16 @@ from df2serve.config import InstanceConfig
 from df2serve.core.instances import Instance, Instances, find_instances, measure_instances
 from df2serve.inference import Band
 from df2serve.io import Image
+from df2serve.types import AnyLabels
 from df2serve.writers._staging import staging
 from df2serve.writers.geojson import geojson
 from df2serve.writers.records import InstanceCount, Record, RunInfo
 from df2serve.writers.rois import roi_zip
 from df2serve.writers.tables import needs_review, write_sheet
 from df2serve.writers.tiff import write_labels
+
+if TYPE_CHECKING:
+    from df2serve.backends.cellpose import Cellpose
 
 __all__ = ["InstanceWriter", "write_instance_table"]
 
@@ -32,21 +37,31 @@ class InstanceWriter:
     """Gathers the rows of a prediction; its objects are known when the last one is there.
 
     Unlike the rest of a result, objects need the whole image in memory: 13 bytes per pixel, 17 with
-    a distance channel, and some 30 more while they are found and measured.
+    a distance channel, 4 per class with cellpose, and some 30 more while they are found and
+    measured.
     """
 
-    def __init__(self, image: Image, run: RunInfo, config: InstanceConfig) -> None:
+    def __init__(
+        self,
+        image: Image,
+        run: RunInfo,
+        config: InstanceConfig,
+        cellpose: Cellpose | None = None,
+    ) -> None:
         """Start with no rows.
 
         Args:
             image: what is predicted.
             run: names of classes and channels.
             config: how masks are divided.
+            cellpose: network for the method ``cellpose``.
         """
         self._image = image
         self._run = run
         self._config = config
+        self._cellpose = cellpose
         self._bands: list[Band] = []
+        self._probabilities: list[NDArray[np.float32]] = []
 
     def append(self, band: Band) -> None:
         """Add the next rows."""
@@ -54,6 +69,8 @@ class InstanceWriter:
         distance = None if band.distance is None else band.distance.copy()
         largest = band.probs.max(axis=0, keepdims=True)
         self._bands.append(replace(band, probs=largest, distance=distance))
+        if self._cellpose is not None:
+            self._probabilities.append(band.probs.copy())
 
     def save(
         self,
@@ -77,6 +94,7 @@ class InstanceWriter:
             _joined(band.mask for band in self._bands),
             config=self._config,
             distance=_joined(band.distance for band in self._bands if band.distance is not None),
+            divide=self._cellpose and partial(self._divide, self._cellpose),
         )
         write_labels(labels, found.labels, self._image.pixel_size_um)
         measured = self._measured(found)
@@ -99,6 +117,11 @@ class InstanceWriter:
             table, index=False, encoding="utf-8", float_format="%.7g", lineterminator="\n"
         )
         return InstanceCount(kept=len(found), removed=found.removed, removed_px=found.removed_px)
+
+    def _divide(self, network: Cellpose, class_index: int, inside: NDArray[np.bool_]) -> AnyLabels:
+        """Return the objects of a class."""
+        probability = _joined(probs[class_index] for probs in self._probabilities)
+        return network.divide(probability, inside)
 
     def _measured(self, found: Instances) -> tuple[Instance, ...]:
         size = self._image.pixel_size_um

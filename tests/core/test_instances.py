@@ -11,6 +11,7 @@ from skimage.measure import regionprops
 from df2serve.config import InstanceConfig, SeedConfig
 from df2serve.core.instances import Instances, find_instances, measure_instances
 from df2serve.core.metrics import match_instances
+from df2serve.errors import ConfigError
 from df2serve.testing import CellScene, generate_cells
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
@@ -150,3 +151,44 @@ def test_nothing_in_the_image() -> None:
         )
         == ()
     )
+
+
+def test_pixels_that_flows_leave_out_are_counted() -> None:
+    mask = np.zeros((20, 40), np.uint8)
+    mask[2:18, 2:38] = 1
+    mask[5:9, 5:9] = 2
+    asked = []
+
+    def divide(class_index: int, inside: np.ndarray) -> np.ndarray:
+        assert np.array_equal(inside, mask == class_index)
+        asked.append(class_index)
+        objects = np.zeros(mask.shape, np.uint16)
+        if class_index == 1:
+            objects[:, 10:25] = 7  # more than the class has
+            objects[10, 30:32] = 3
+        return objects
+
+    config = InstanceConfig(method="cellpose", min_size=3)
+    found = find_instances(mask, config=config, divide=divide)
+    assert asked == [1, 2]
+    assert found.classes.tolist() == [1]
+    columns = np.arange(40)
+    assert np.array_equal(found.labels == 1, (mask == 1) & (columns >= 10) & (columns < 25))
+    assert (found.labels > 0).sum() == 16 * 15
+    assert found.removed == 1
+    assert found.removed_px == (mask > 0).sum() - 16 * 15 > 255
+
+
+def test_every_pixel_may_belong_to_an_object_of_flows() -> None:
+    found = find_instances(
+        np.ones((4, 4), np.uint8),
+        config=InstanceConfig(method="cellpose"),
+        divide=lambda _, inside: np.where(inside, 5, 0),
+    )
+    assert found.labels.tolist() == [[1] * 4] * 4
+    assert (found.removed, found.removed_px) == (0, 0)
+
+
+def test_cellpose_without_a_network_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--cellpose-weights FILE"):
+        find_instances(np.ones((3, 3), np.uint8), config=InstanceConfig(method="cellpose"))
