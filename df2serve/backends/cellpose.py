@@ -7,13 +7,13 @@ the class to the middles of their objects. Weights are files that are there alre
 from __future__ import annotations
 
 import hashlib
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32
+from packaging.version import Version
 
 from df2serve.backends.torch import choose_device
 from df2serve.config import CellposeConfig
@@ -177,7 +177,7 @@ def _installed() -> tuple[int, str]:
     except PackageNotFoundError as error:
         message = f"the method cellpose needs the package cellpose: {_INSTALL}"
         raise BackendUnavailableError(message) from error
-    major = int(re.match(r"\d+", number)[0])
+    major = Version(number).major
     if major not in {3, 4}:
         message = f"got cellpose {number}, expected 3 or 4: {_INSTALL}"
         raise BackendUnavailableError(message)

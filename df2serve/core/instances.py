@@ -283,11 +283,11 @@ def _label_class(
                 "--cellpose-weights FILE), or use watershed or components"
             )
             raise ConfigError(message)
-        numbers, objects = np.unique(
+        numbers, places = np.unique(
             np.where(of_class, divide(class_index, of_class), 0), return_inverse=True
         )
-        objects += numbers[0] != 0
-        labels += np.where(objects > 0, objects + last, 0).astype(np.int32)
+        places += numbers[0] != 0
+        labels += np.where(places > 0, places + last, 0).astype(np.int32)
         return int(np.count_nonzero(numbers))
     components, count = ndimage.label(of_class, _CROSS)
     match config.method:

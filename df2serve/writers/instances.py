@@ -94,7 +94,7 @@ class InstanceWriter:
             _joined(band.mask for band in self._bands),
             config=self._config,
             distance=_joined(band.distance for band in self._bands if band.distance is not None),
-            divide=self._cellpose and partial(self._divide, self._cellpose),
+            divide=None if self._cellpose is None else partial(self._divide, self._cellpose),
         )
         write_labels(labels, found.labels, self._image.pixel_size_um)
         measured = self._measured(found)
