@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -148,7 +149,8 @@ def _keep(files: list[int], decode: Any) -> None:
                 decode(json.load(request), answer)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
-        os.write(code, str(os.waitstatus_to_exitcode(status)).encode())
+        with suppress(BrokenPipeError):  # whoever asked may have been killed
+            os.write(code, str(os.waitstatus_to_exitcode(status)).encode())
     except BaseException:  # noqa: BLE001 - nothing may go on in a forked process
         import traceback
 

@@ -48,7 +48,8 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     configure_logs(os.environ["DF2SERVE_LOG_FORMAT"])
     try:
-        main(int(sys.argv[1]))
+        with suppress(ConnectionError):  # nobody listens any more
+            main(int(sys.argv[1]))
     except Exception:
         logging.exception("the worker ends")
     finally:
