@@ -59,8 +59,13 @@ def test_objects(df2serve, ensemble: Ensemble, images: Path, tmp_path: Path) -> 
     arguments = ["predict", ensemble.source, images, "-o", tmp_path / "out", "--min-size", "4"]
     finished = df2serve(*arguments)
     assert (finished.code, finished.err) == (
-        2, "error: --min-size needs --instances watershed or --instances components\n"
+        2, "error: --min-size needs --instances watershed, components or cellpose\n"
     )  # fmt: skip
+    assert (
+        "give their file with --cellpose-weights"
+        in df2serve(*arguments, "--instances", "cellpose").err
+    )
+    assert "--cellpose-weights" in df2serve(*arguments, "--cellpose-diameter", "30").err
     assert "method: Input should be" in df2serve(*arguments, "--instances", "stardist").err
     finished = df2serve(*arguments, "--instances", "components")
     assert finished.code == 0

@@ -44,3 +44,22 @@ def test_the_numbers_of_single_images() -> None:
         for method in ("pearson", "spearman"):
             value = images.u.corr(images[metric], method=method)
             assert f"-{abs(value):.2f}".replace("0.", ".") in PAGE
+
+
+def test_the_numbers_of_normalization() -> None:
+    """Both ways for all images, for the animals from the home cage, and for the others."""
+    images = pd.read_csv(CFOS / "normalization.csv", dtype={"file": str}).set_index("file")
+    assert len(images) == 36
+    home = images.group.isin(["animal_2", "animal_6"])
+    page = " ".join(PAGE.split())
+    for rows, template in (
+        (images, "reach {image} in place of {training} (one view;"),
+        (images.loc[["0067"]], "{image} in place of {training} in image 0067"),
+        (images.loc[["0068"]], "{image} in place of {training} in 0068"),
+        (images[home], "{image} in place of {training} in the animals from the home cage"),
+        (images[~home], "change from {training} to {image} on average"),
+    ):
+        means = {way: f"{rows[f'dice_{way}'].mean():.3f}"[1:] for way in ("image", "training")}
+        assert template.format(**means) in page
+    loss = images.dice_training - images.dice_image
+    assert "largest loss is " + f"{loss.max():.3f}"[1:] + f" ({loss.idxmax()})" in page
