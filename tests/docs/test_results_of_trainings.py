@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+from scipy.stats import wilcoxon
 
 ROOT = Path(__file__).parents[2]
 CFOS = ROOT / "docs/results/cfos"
@@ -23,6 +24,19 @@ def test_the_table_of_cfos() -> None:
     assert told == expected
     above = ranges.loc[("dice", "leave_one_out"), "above_best"]
     assert f"in {above:.0%}".replace("%", " %") in PAGE
+
+
+def test_the_recipe_of_the_original() -> None:
+    tables = (CFOS / "default/images.csv", CFOS / "deepflash2/out_of_fold.csv")
+    ours, theirs = (
+        pd.read_csv(path, dtype={name: str}).set_index(name).dice.sort_index()
+        for path, name in zip(tables, ("file", "name"), strict=True)
+    )
+    assert f"| `deepflash2` | {theirs.mean():.3f} |" in PAGE
+    assert f"better in {(ours > theirs).sum()} of the {len(ours)} images" in PAGE
+    assert (ours > theirs).sum() == (theirs > ours).sum()
+    p = wilcoxon(ours, theirs).pvalue
+    assert f"(Wilcoxon p = {p:.2f})".replace("0.", ".") in PAGE
 
 
 def test_the_numbers_of_single_images() -> None:
