@@ -13,20 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-
-def refuse(*_: object, **__: object) -> None:
-    message = "no network"
-    raise RuntimeError(message)
+from df2serve.backends.cellpose import Cellpose, divide_by_flows
 
 
-for name in ("connect", "connect_ex", "sendto"):
-    setattr(socket.socket, name, refuse)
-socket.getaddrinfo = socket.create_connection = refuse
+def close_sockets() -> None:
+    """Let nothing be asked of a network from here on."""
 
-from cellpose import dynamics, utils  # noqa: E402
-from cellpose.models import CellposeModel  # noqa: E402
+    def refuse(*_: object, **__: object) -> None:
+        message = "no network"
+        raise RuntimeError(message)
 
-from df2serve.backends.cellpose import Cellpose, divide_by_flows  # noqa: E402
+    for name in ("connect", "connect_ex", "sendto"):
+        setattr(socket.socket, name, refuse)
+    socket.getaddrinfo = socket.create_connection = refuse
 
 
 def touching_disks(seed: int) -> np.ndarray:
@@ -42,6 +41,8 @@ def touching_disks(seed: int) -> np.ndarray:
 
 def compare_dynamics(seed: int) -> int:
     """Return the number of objects, which are those of cellpose."""
+    from cellpose import dynamics
+
     truth = touching_disks(seed)
     [flows] = dynamics.labels_to_flows([truth], device=torch.device("cpu"))
     noise = np.random.default_rng(seed).normal(0, 0.3, (2, *truth.shape))
@@ -59,6 +60,9 @@ def compare_dynamics(seed: int) -> int:
 
 def compare_networks(weights: Path, probability: np.ndarray) -> dict[str, object]:
     """Compare a network with the whole of cellpose, which takes its own foreground then."""
+    from cellpose import utils
+    from cellpose.models import CellposeModel
+
     network = Cellpose(weights, diameter=20, device="cpu")
     model = CellposeModel(pretrained_model=str(weights), device=torch.device("cpu"))
     extra = {"channels": [0, 0]} if network.config.version.startswith("3") else {}
@@ -81,6 +85,7 @@ def compare_networks(weights: Path, probability: np.ndarray) -> dict[str, object
 
 
 if __name__ == "__main__":
+    close_sockets()
     found = {"dynamics": [compare_dynamics(seed) for seed in range(5)]}
     disks = (touching_disks(0) > 0).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
