@@ -28,7 +28,7 @@ else:
     # who writes results need not wait for what draws figures and makes spreadsheets
     import lazy_loader
 
-    __getattr__, _, _ = lazy_loader.attach(
+    __getattr__, __dir__, _ = lazy_loader.attach(
         __name__,
         submod_attrs={
             "_names": ["relative_names"],
