@@ -354,8 +354,8 @@ class ClientConfig(Frozen):
 def describe_validation_error(what: str, error: ValidationError) -> str:
     """Return one line that names every offending field, what it got and what is expected."""
     parts = [
-        f"{'.'.join(str(step) for step in item['loc']) or 'value'}: {item['msg']}"
-        f" (got {item['input']!r:.80})"
+        f"{'.'.join(str(step) for step in item['loc']) or 'value'}: "
+        f"{item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})"
         for item in error.errors(include_url=False)
     ]
     return f"invalid {what}: " + "; ".join(parts)
