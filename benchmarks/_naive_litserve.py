@@ -1,7 +1,5 @@
 """What a first LitServe service looks like: ``python _naive_litserve.py PORT``."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -9,7 +7,7 @@ from typing import Any
 
 import litserve  # type: ignore[import-untyped]
 import numpy as np
-from fastapi import Response
+from fastapi import Request, Response
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,8 +22,8 @@ class Naive(litserve.LitAPI):  # type: ignore[misc]
         del device
         self.predictor = Predictor(os.environ["BENCHMARK_ENSEMBLE"]).__enter__()
 
-    def decode_request(self, request: Any, **_: Any) -> NDArray[np.uint8]:
-        """Read the file of the form."""
+    def decode_request(self, request: Request, **_: Any) -> NDArray[np.uint8]:
+        """Read the file of the form, which LitServe gives for the annotation ``Request``."""
         return np.asarray(Image.open(request["image"].file))
 
     def predict(self, x: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
