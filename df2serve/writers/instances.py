@@ -37,8 +37,8 @@ class InstanceWriter:
     """Gathers the rows of a prediction; its objects are known when the last one is there.
 
     Unlike the rest of a result, objects need the whole image in memory: 13 bytes per pixel, 17 with
-    a distance channel, 4 per class with cellpose, and some 30 more while they are found and
-    measured.
+    a distance channel, 4 per class but the background with cellpose, and some 30 more while they
+    are found and measured.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class InstanceWriter:
         largest = band.probs.max(axis=0, keepdims=True)
         self._bands.append(replace(band, probs=largest, distance=distance))
         if self._cellpose is not None:
-            self._probabilities.append(band.probs.copy())
+            self._probabilities.append(band.probs[1:].copy())
 
     def save(
         self,
@@ -120,7 +120,7 @@ class InstanceWriter:
 
     def _divide(self, network: Cellpose, class_index: int, inside: NDArray[np.bool_]) -> AnyLabels:
         """Return the objects of a class."""
-        probability = _joined(probs[class_index] for probs in self._probabilities)
+        probability = _joined(probs[class_index - 1] for probs in self._probabilities)
         return network.divide(probability, inside)
 
     def _measured(self, found: Instances) -> tuple[Instance, ...]:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from scipy.ndimage import label
 
 from df2serve import Image, Predictor
-from df2serve.config import InstanceConfig
+from df2serve.config import CellposeConfig, InstanceConfig
 from df2serve.core.instances import find_instances, measure_instances
 from df2serve.errors import ConfigError
 from df2serve.inference import Band, PredictionStream
@@ -66,6 +67,35 @@ def test_labels_and_table(tmp_path: Path, distance: bool) -> None:
     assert table["intensity channel 0"].tolist() == pytest.approx(
         [item.intensities[0] for item in measured], rel=1e-6
     )
+
+
+def test_a_network_gets_the_probability_of_each_class(tmp_path: Path) -> None:
+    """Whatever divides, it is asked for each class but the background, with its own pixels."""
+    asked: list[tuple[np.ndarray, np.ndarray]] = []
+
+    class Watching:
+        config = CellposeConfig(version="4.0", weights="w", weights_sha256="0" * 64)
+
+        def divide(self, probability: np.ndarray, inside: np.ndarray) -> np.ndarray:
+            asked.append((probability, inside))
+            return label(inside)[0]
+
+    network = Watching()
+    chosen = InstanceConfig(method="cellpose", cellpose=network.config)
+    ensemble = random_ensemble(tmp_path / "ens", members=1, channels=1, classes=3, tile=64)
+    with Predictor(ensemble) as predictor:
+        expected = predictor.predict(PIXELS)
+        results = ResultFolder(
+            tmp_path / "out", ensemble, predictor.config, instances=chosen, cellpose=network
+        )
+        results.write(predictor.stream(Image.from_array(PIXELS, source="a.tif")))
+    present = [k for k in (1, 2) if (expected.mask == k).any()]
+    assert len(asked) == len(present) > 0
+    for class_index, (probability, inside) in zip(present, asked, strict=True):
+        assert np.array_equal(probability, expected.probs[class_index])
+        assert np.array_equal(inside, expected.mask == class_index)
+    labels = read_image(tmp_path / "out/labels/a.tif").data[0]
+    assert np.array_equal(labels > 0, expected.mask > 0)
 
 
 def test_tables_of_a_run_stand_below_each_other(predictor: Predictor, tmp_path: Path) -> None:
