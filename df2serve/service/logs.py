@@ -16,6 +16,7 @@ def configure_logs(form: str) -> None:
     """
     if form != "json":
         return
+    from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
 
     handler = logging.StreamHandler()
@@ -24,6 +25,8 @@ def configure_logs(form: str) -> None:
             "{asctime}{levelname}{name}{message}",
             style="{",
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            # uvicorn's copy of the message for terminals
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

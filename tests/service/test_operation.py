@@ -130,6 +130,7 @@ def test_traces_logs_and_measures(
     assert any(line.get("request_id") == "request-1" and line["level"] == "INFO" for line in lines)
     assert any(line.get("code") == "unsupported_format" for line in lines)
     assert any(line["logger"].startswith("df2serve.service.worker") for line in lines)
+    assert not any("color_message" in line for line in lines)
 
 
 def assert_scraped(client, folder):
