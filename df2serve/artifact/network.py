@@ -18,16 +18,20 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import safetensors.torch
-import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from df2serve.artifact._compiler import compiler_deferred
 from df2serve.errors import ConfigError, IntegrityError, ManifestError
+
+with compiler_deferred():
+    import segmentation_models_pytorch as smp
 
 __all__ = [
     "DeepFlash2Unet",
@@ -42,6 +46,7 @@ __all__ = [
 
 _VARIANT = "_df2serve_network"
 _CLASS = "_model_class"
+_RANDOM = (torch.Tensor.normal_, torch.Tensor.uniform_)
 _PAPER_CHANNELS = (256, 128, 64, 16)
 
 
@@ -227,7 +232,8 @@ def load_network(config: bytes, weights: bytes) -> nn.Module:
     if not isinstance(arguments, dict):
         message = f"config.json of a member holds a {type(arguments).__name__}, expected an object"
         raise ManifestError(message)
-    network = create_network(arguments)
+    with _Uninitialized():  # all weights are replaced
+        network = create_network(arguments)
     try:
         state = safetensors.torch.load(weights)
     except (SafetensorError, ValueError) as error:
@@ -251,6 +257,22 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         message = f"the weights of a member do not fit its config.json: {error}"
         raise IntegrityError(message) from error
     return network.eval()
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves the weights of new networks as memory happens to be, which is faster."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _RANDOM or getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _require_own_arguments(network_class: type[nn.Module], arguments: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Integer
-from scipy import optimize, special
+from scipy import special
 
 from df2serve.errors import InputError
 
@@ -323,6 +323,8 @@ def fit_temperature(samples: SamplePixels, classes: Classes) -> float:
     if not classes.size:
         message = "there are no pixels to fit a temperature to; expected at least one"
         raise InputError(message)
+
+    from scipy import optimize  # slow to import, and needed here only
 
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(tempered(samples, math.exp(log_temperature)), classes)

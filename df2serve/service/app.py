@@ -122,7 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         start_tracing()
         with _alone(context.settings.state):
             try:
-                await context.pool.start()
+                await asyncio.gather(context.pool.start(), context.jobs.load())
                 await context.jobs.start()
                 yield
                 await context.pool.drain()

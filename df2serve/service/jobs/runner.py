@@ -17,10 +17,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, ParamSpec, TypeVar
-
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, error
-from sqlalchemy.exc import SQLAlchemyError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from df2serve.errors import OutputError
 from df2serve.service.jobs.store import End, JobSpec, JobStore, Outcome, now
@@ -30,13 +28,15 @@ from df2serve.service.pool import Pool, Ticket
 from df2serve.service.problems import Code, Problem
 from df2serve.service.settings import Settings
 
+if TYPE_CHECKING:
+    from df2serve.service.jobs.workflows import Workflows
+
 __all__ = ["JobRunner", "LiveJob"]
 
 _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
-_VERSION = "1"
-"""Version of the workflow's steps; a change of it would leave running jobs behind."""
+_WORKFLOWS = "df2serve.service.jobs.workflows"
 _IMAGES_AT_ONCE = 8
 _IMAGES_OF_A_JOB = 2
 _REPEAT_SECONDS = 1.0
@@ -88,9 +88,6 @@ class LiveJob:
 class JobRunner:
     """All jobs of the service."""
 
-    current: ClassVar[JobRunner | None] = None
-    """DBOS is one per process, and its workflows are functions of a module."""
-
     def __init__(self, settings: Settings, pool: Pool, metrics: Metrics) -> None:
         """Describe it; nothing runs yet."""
         self.store = JobStore(settings.state / "jobs")
@@ -103,28 +100,27 @@ class JobRunner:
         self._room = asyncio.Semaphore(_IMAGES_AT_ONCE)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._workflows: Workflows | None = None
         self._ending = False
 
     # -- life ---------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Import what :meth:`start` needs, beside other work."""
+        await asyncio.to_thread(import_module, _WORKFLOWS)
 
     async def start(self) -> None:
         """Go on with the jobs of an earlier process."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._read_all)
-        JobRunner.current = self
         database = self._settings.database
-        config: DBOSConfig = {
-            "name": "df2serve",
-            "system_database_url": database.get_secret_value()
+        url = (
+            database.get_secret_value()
             if database
-            else f"sqlite:///{self._settings.state / 'jobs.sqlite'}",
-            "executor_id": "df2serve-0",
-            "application_version": _VERSION,
-            "serializer": DBOSPortableJSONSerializer(),
-            "log_level": "WARNING",
-        }
-        DBOS(config=config)
-        await asyncio.to_thread(DBOS.launch)
+            else f"sqlite:///{self._settings.state / 'jobs.sqlite'}"
+        )
+        module = await asyncio.to_thread(import_module, _WORKFLOWS)
+        self._workflows = await asyncio.to_thread(module.Workflows, self, url)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -134,10 +130,8 @@ class JobRunner:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await self._sweeper
-        # it reports every workflow that stops as an error
-        logging.getLogger("dbos").setLevel(logging.CRITICAL)
-        await asyncio.to_thread(DBOS.destroy)
-        JobRunner.current = None
+        if self._workflows is not None:
+            await asyncio.to_thread(self._workflows.stop)
 
     def _read_all(self) -> None:
         self.store.sweep()
@@ -332,15 +326,9 @@ class JobRunner:
                 await asyncio.sleep(_REPEAT_SECONDS)
 
     async def _start_workflow(self, id: str) -> None:
-        def start() -> None:
-            with SetWorkflowID(f"{id}-{self.boot}-{secrets.token_hex(4)}"):
-                DBOS.start_workflow(_job, id)
-
-        try:
-            await asyncio.to_thread(start)
-        except (SQLAlchemyError, error.DBOSException):
-            # the job is accepted, because its folder says so; the sweeper begins it later
-            _log.exception("job %s cannot be begun at present", id)
+        # where that fails, the job is accepted, because its folder says so; the sweeper begins it
+        if self._workflows is not None:
+            await asyncio.to_thread(self._workflows.begin, id)
 
     async def _sweep(self) -> None:
         """Remove jobs that ended long ago, and go on with those whose workflow came to grief."""
@@ -363,35 +351,3 @@ class JobRunner:
             message = "the jobs were not started"
             raise RuntimeError(message)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
-
-
-def _runner() -> JobRunner:
-    if JobRunner.current is None:
-        message = "the service does not run"
-        raise RuntimeError(message)
-    return JobRunner.current
-
-
-@DBOS.workflow(name="df2serve.job", max_recovery_attempts=100)
-async def _job(id: str) -> None:
-    job = _runner().jobs.get(id)
-    if job is None:  # it was removed
-        return
-    job.active += 1
-    try:
-        await asyncio.gather(*(_image(id, number) for number in range(len(job.spec.items))))
-        await _finish(id)
-    finally:
-        job.active -= 1
-
-
-@DBOS.step(name="df2serve.image")
-async def _image(id: str, number: int) -> None:
-    runner = _runner()
-    await runner.in_service(runner.process(id, number))
-
-
-@DBOS.step(name="df2serve.finish")
-async def _finish(id: str) -> None:
-    runner = _runner()
-    await runner.in_service(runner.finish(id))

@@ -219,7 +219,7 @@ class Shelf:
             return loaded
 
     def _load(self, name: str, ensemble: Ensemble, precision: Precision) -> Loaded:
-        """Load the members and predict a blank tile with them."""
+        """Load the members and predict a blank tile with each of them, once."""
         started = monotonic()
         with ExitStack() as stack:
             runners = stack.enter_context(
@@ -231,7 +231,10 @@ class Shelf:
                 )
             )
             blank = np.zeros((ensemble.manifest.num_channels, *ensemble.manifest.tile_shape), "u1")
-            with Predictor(ensemble, runtime=self._runtime, runners=runners) as predictor:
+            config = ensemble.manifest.inference.updated(views=1)
+            with Predictor(
+                ensemble, config=config, runtime=self._runtime, runners=runners
+            ) as predictor:
                 predictor.predict(blank, axes="CYX")
             seconds = monotonic() - started
             _log.info("loaded model %s in %.1f s", name, seconds)
