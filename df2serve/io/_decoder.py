@@ -7,6 +7,7 @@ processes, see ``WarmDecoder``.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,13 +15,15 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 from typing import Any, BinaryIO
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+import tifffile
 
 from df2serve.config import DecodeLimits
-from df2serve.errors import Df2ServeError, LimitExceededError
+from df2serve.errors import Df2ServeError, InputError, LimitExceededError
 from df2serve.io._warm import serve
 from df2serve.io.image import Selection
 from df2serve.io.isolation import PIXELS_AT, Answer, Refusal
@@ -73,6 +76,15 @@ def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> An
         )
 
 
+def _rehearse() -> None:
+    """Read a picture of our own, because memory that a forked process writes to first is slow."""
+    tifffile.imwrite(stream := io.BytesIO(), np.zeros((64, 64), np.uint8))
+    stream.seek(0)
+    with open_image(stream, name="rehearsal") as image, tempfile.TemporaryFile() as output:
+        np.asarray(image.read().data).tofile(output)
+    _refusal(InputError, "").model_dump_json()
+
+
 def _refusal(kind: type[Df2ServeError], message: str) -> Refusal:
     # names of files may hold bytes that are no text
     text = message.encode(errors="backslashreplace").decode()
@@ -102,7 +114,7 @@ def _limit(kind: int, soft: int, *, grace: int = 0) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1].isdecimal():
-        serve(socket.socket(fileno=int(sys.argv[1])), main)
+        serve(socket.socket(fileno=int(sys.argv[1])), main, _rehearse)
         sys.exit()
     # what libraries print must not get among the pixels
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:

@@ -1,4 +1,4 @@
-"""A process that has the decoders loaded, and forks one for each file."""
+"""A process that has the decoders loaded, and forks one for each file before that comes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeAlias
 
 __all__ = ["WarmDecoder", "serve"]
 
+Decode: TypeAlias = Callable[[dict[str, Any], BinaryIO], None]
+
 _FILES = 5
 """Descriptors of a request: the request, the file, the answer, complaints, and the exit code."""
+_WAKES = 4096
+"""Bytes of signals that are taken at once."""
 
 
 class WarmDecoder:
@@ -49,7 +55,7 @@ class WarmDecoder:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         """End the process."""
         with self._lock:
@@ -117,43 +123,99 @@ class WarmDecoder:
             self._process = None
 
 
-def serve(connection: socket.socket, decode: Any) -> None:
-    """Fork a decoder for every request, until the connection is closed.
+def serve(connection: socket.socket, decode: Decode, rehearse: Callable[[], None]) -> None:
+    """Give every request to a decoder that was forked beforehand, until the connection is closed.
 
     Args:
         connection: where requests come from.
         decode: reads an image as requested; gets the request and the file of the answer.
+        rehearse: called in each decoder while it has nothing to do.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
-    while True:
-        byte, files, _, _ = socket.recv_fds(connection, 1, _FILES)
+    _Parent(connection, decode, rehearse).serve()
+
+
+class _Parent:
+    """The process that forks; one decoder always waits, the others are busy with a file each."""
+
+    def __init__(
+        self, connection: socket.socket, decode: Decode, rehearse: Callable[[], None]
+    ) -> None:
+        self._connection = connection
+        self._decode = decode
+        self._rehearse = rehearse
+        self._codes: dict[int, int] = {}
+        """Descriptors to which the exit codes of busy decoders are written, by process."""
+        self._wakes, self._wake = socket.socketpair()
+        self._wake.settimeout(0)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._fork()
+
+    def serve(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._connection, self._wakes], [], [])
+            if self._wakes in ready:
+                self._wakes.recv(_WAKES)
+                self._reap()
+            if self._connection in ready:
+                byte, files, _, _ = socket.recv_fds(self._connection, 1, _FILES)
+                if not byte:
+                    return
+                self._hand_over(files)
+
+    def _hand_over(self, files: list[int]) -> None:
+        """Give a request to the decoder that waits, or to the next one if it was killed."""
+        *needed, code = files
+        while True:
+            try:
+                socket.send_fds(self._idle, [b"."], needed)
+                break
+            except OSError:
+                self._idle.close()
+                self._fork()
+        self._codes[self._pid] = code
+        for file in needed:
+            os.close(file)
+        self._idle.close()
+        self._fork()
+
+    def _reap(self) -> None:
+        """Tell the exit codes of decoders that have ended."""
+        with suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = found
+                if (code := self._codes.pop(pid, None)) is not None:
+                    with suppress(BrokenPipeError):  # whoever asked may have been killed
+                        os.write(code, str(os.waitstatus_to_exitcode(status)).encode())
+                    os.close(code)
+
+    def _fork(self) -> None:
+        self._idle, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid:
+            theirs.close()
+            return
+        try:
+            self._work(theirs)
+        except BaseException:  # noqa: BLE001 - nothing may go on in a forked process
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def _work(self, requests: socket.socket) -> None:
+        """Wait for one request and answer it, in a forked process."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for shared in (self._idle, self._connection, self._wakes, self._wake):
+            shared.close()
+        for code in self._codes.values():
+            os.close(code)
+        self._rehearse()
+        byte, files, _, _ = socket.recv_fds(requests, 1, _FILES)
         if not byte:
             return
-        if os.fork() == 0:
-            connection.close()
-            _keep(files, decode)
-        for file in files:
-            os.close(file)
-
-
-def _keep(files: list[int], decode: Any) -> None:
-    """Fork the decoder, wait for it and tell its exit code; never returns."""
-    try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        asked, given, output, complaints, code = files
-        if (pid := os.fork()) == 0:
-            os.close(code)
-            for source, target in ((given, 0), (complaints, 1), (complaints, 2)):
-                os.dup2(source, target)
-            with os.fdopen(asked, "rb") as request, os.fdopen(output, "wb") as answer:
-                decode(json.load(request), answer)
-            os._exit(0)
-        _, status = os.waitpid(pid, 0)
-        with suppress(BrokenPipeError):  # whoever asked may have been killed
-            os.write(code, str(os.waitstatus_to_exitcode(status)).encode())
-    except BaseException:  # noqa: BLE001 - nothing may go on in a forked process
-        import traceback
-
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+        asked, given, output, complaints = files
+        for source, target in ((given, 0), (complaints, 1), (complaints, 2)):
+            os.dup2(source, target)
+        with os.fdopen(asked, "rb") as request, os.fdopen(output, "wb") as answer:
+            self._decode(json.load(request), answer)

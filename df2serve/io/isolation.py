@@ -38,6 +38,8 @@ __all__ = [
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
 
+_SHORT = 1 << 14
+"""Length of most answers and more; to read all of the room takes longer than the rest."""
 _TRIES = 3
 """A decoder that is killed may have been in the way of something else: it is not the image's fault
 before it has happened several times."""
@@ -254,8 +256,11 @@ def _checked(output: BinaryIO, title: str, limits: DecodeLimits, *, pixels: bool
         DecodeError: the answer is not one that the decoder gives.
     """
     output.seek(0)
+    text = output.read(_SHORT)
+    if not text.endswith(b"\0"):
+        text += output.read(PIXELS_AT - len(text))
     try:
-        answer = _ANSWER.validate_json(output.read(PIXELS_AT).rstrip(b"\0"))
+        answer = _ANSWER.validate_json(text.rstrip(b"\0"))
     except ValidationError as error:
         raise _nonsense(title, describe_validation_error("answer", error)) from error
     if isinstance(answer, Refusal):
