@@ -24,6 +24,7 @@ from _cyto import write_cyto
 from _images import DATA
 from _timing import Machine, describe_machine, markdown_table, peak_mib, write_results
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from df2serve.backends.cellpose import Cellpose
 from df2serve.config import InstanceConfig
@@ -36,7 +37,14 @@ FOREIGN = Path(__file__).parents[1] / ".venv/foreign"
 LABELS = DATA / "dsb2018_fluo/labels"
 IMAGES, SEED = 12, 0
 THRESHOLDS = (0.5, 0.75)
-WAYS = COMPONENTS, WATERSHED, CELLPOSE = "components", "watershed", "cellpose"
+WAYS = COMPONENTS, WATERSHED, CELLPOSE, UNCHECKED = (
+    "components",
+    "watershed",
+    "cellpose",
+    "cellpose, any flows",
+)
+BLUR = 1.5
+"""Standard deviation in pixels."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +129,17 @@ def _divider(
         return partial(find_instances, config=InstanceConfig(method="components"))
     if way == WATERSHED:
         return partial(find_instances, config=InstanceConfig(method="watershed"))
-    network = Cellpose(weights, diameter=median_diameter(label_components(inside)), device="cpu")
+    network = Cellpose(
+        weights,
+        diameter=median_diameter(label_components(inside)),
+        flow_threshold=0.0 if way == UNCHECKED else 0.4,
+        device="cpu",
+    )
+    probability = ndimage.gaussian_filter(inside.astype(np.float32), BLUR)
     return partial(
         find_instances,
         config=InstanceConfig(method="cellpose", cellpose=network.config),
-        divide=lambda _, inside: network.divide(inside.astype(np.float32), inside),
+        divide=lambda _, inside: network.divide(probability, inside),
     )
 
 
@@ -182,8 +196,9 @@ def report(runs: Sequence[Run], machine: Machine) -> str:
 megapixels, {true} objects. Each method is given the mask of all objects alone, which is free of
 errors, and keeps objects of any size. AP is TP / (TP + FP + FN), its mean over images; differences
 with 95 % bootstrap intervals over images. Watershed: on the Euclidean distance. Cellpose: the
-network `cyto` of cellpose 0.0.1.6 in cellpose 3, given the mask as 0 and 1 in place of a
-probability, and the median diameter of the image's connected components. One thread. Memory:
+network `cyto` of cellpose 0.0.1.6 in cellpose 3, given the mask blurred by {BLUR} pixels, because
+probabilities have no hard edges and objects of hard edges fail its check of flows, and the median
+diameter of the image's connected components; with and without this check. One thread. Memory:
 largest resident, beyond the {watershed.before:.0f} MiB of Python with torch and df2serve.
 
 {markdown_table(header, rows)}"""
