@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from df2serve.writers.folder import ResultFolder as ResultFolder
     from df2serve.writers.folder import Written as Written
     from df2serve.writers.folder import read_results as read_results
+    from df2serve.writers.folder import redescribe as redescribe
     from df2serve.writers.geojson import geojson as geojson
     from df2serve.writers.instances import write_instance_table as write_instance_table
     from df2serve.writers.records import Record as Record
@@ -33,7 +34,7 @@ else:
         submod_attrs={
             "_names": ["relative_names"],
             "figures": ["draw_ranking"],
-            "folder": ["ResultFolder", "Written", "read_results"],
+            "folder": ["ResultFolder", "Written", "read_results", "redescribe"],
             "geojson": ["geojson"],
             "instances": ["write_instance_table"],
             "records": ["Record", "RunInfo"],
@@ -57,6 +58,7 @@ __all__ = [
     "geojson",
     "ranking_rows",
     "read_results",
+    "redescribe",
     "relative_names",
     "review",
     "roi_zip",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from df2serve.artifact import Ensemble
 from df2serve.config import InferenceConfig, InstanceConfig
 from df2serve.errors import ConfigError, Df2ServeError, SourceNotFoundError
-from df2serve.inference import Band, PredictionStream
+from df2serve.inference import Band, Prediction, Summary
 from df2serve.io import Image
 from df2serve.writers._names import assign_names
 from df2serve.writers._staging import Staging, staging
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from df2serve.backends.cellpose import Cellpose
     from df2serve.writers.instances import InstanceWriter
 
-__all__ = ["ResultFolder", "Written", "read_results"]
+__all__ = ["Bands", "ResultFolder", "Written", "read_results", "redescribe"]
 
 _RUN = "run.json"
 _PLACES: dict[OutputKind, str] = {
@@ -87,6 +87,44 @@ class Written:
     record: Record
     reused: bool
     """It was there already, and was found to be whole and the result of the same computation."""
+
+
+class Bands(Protocol):
+    """A prediction that comes in bands, as :class:`df2serve.inference.PredictionStream`."""
+
+    @property
+    def image(self) -> Image:
+        """What was predicted."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @property
+    def summary(self) -> Summary:
+        """Scores and provenance, once all bands were taken."""
+
+    def __iter__(self) -> Iterator[Band]:
+        """Yield the bands from top to bottom."""
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A prediction in memory as one band."""
+
+    image: Image
+    prediction: Prediction
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.shape[1], self.image.shape[2]
+
+    @property
+    def summary(self) -> Summary:
+        return self.prediction.summary
+
+    def __iter__(self) -> Iterator[Band]:
+        return self.prediction.bands()
 
 
 class ResultFolder:
@@ -160,11 +198,9 @@ class ResultFolder:
             raise ConfigError(message)
         known = {source: record.name for source, record in self._records.items()}
         self._names = known | assign_names(sources, known)
-        with staging() as files:
-            content = self.run.model_dump_json(indent=2) + "\n"
-            files.path(self.target / _RUN).write_text(content, encoding="utf-8")
+        _write_run(self.run, self.target)
 
-    def write(self, stream: PredictionStream) -> Written:
+    def write(self, stream: Bands) -> Written:
         """Take the bands of a prediction and write its files; the record comes last.
 
         Raises:
@@ -200,6 +236,10 @@ class ResultFolder:
             content = record.model_dump_json(indent=2) + "\n"
             files.path(self._record_path(name)).write_text(content, encoding="utf-8")
         return Written(record, reused=False)
+
+    def write_whole(self, image: Image, prediction: Prediction) -> Written:
+        """Write a prediction that is in memory; errors are those of :meth:`write`."""
+        return self.write(_Whole(image, prediction))
 
     def _adopt(self, *, resume: bool) -> None:
         """Take over the results of an earlier run."""
@@ -248,7 +288,7 @@ class ResultFolder:
             raise ConfigError(message)
         self.run = self.run.model_copy(update={"instances": earlier})
 
-    def _is_current(self, record: Record, stream: PredictionStream) -> bool:
+    def _is_current(self, record: Record, stream: Bands) -> bool:
         """Whether a result is what the stream would give, and undamaged."""
         image, provenance = stream.image, record.provenance
         same = (
@@ -278,7 +318,7 @@ class ResultFolder:
         return [*(layer.kind for layer in self._layers), *self._pictures]
 
     def _write_pixels(
-        self, files: Staging, name: str, stream: PredictionStream
+        self, files: Staging, name: str, stream: Bands
     ) -> tuple[dict[OutputKind, Path], InstanceCount | None]:
         """Write everything but the record; return the files' final places and count objects."""
         kinds = self._kinds()
@@ -335,6 +375,27 @@ def _open_objects(
     from df2serve.writers.instances import InstanceWriter
 
     return InstanceWriter(image, run, instances, cellpose)
+
+
+def redescribe(folder: Path, ensemble: Ensemble) -> None:
+    """Let results say what their ensemble carries since it was calibrated.
+
+    Args:
+        folder: of results of this ensemble.
+        ensemble: with the same members.
+
+    Raises:
+        DecodeError: the folder holds no results.
+        OutputError: it cannot be written.
+    """
+    run = read_run(folder / _RUN)
+    _write_run(RunInfo.of(ensemble, run.config, run.instances), folder)
+
+
+def _write_run(run: RunInfo, folder: Path) -> None:
+    with staging() as files:
+        content = run.model_dump_json(indent=2) + "\n"
+        files.path(folder / _RUN).write_text(content, encoding="utf-8")
 
 
 def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:

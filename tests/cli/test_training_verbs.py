@@ -11,6 +11,7 @@ import tifffile
 
 from df2serve.artifact import load_ensemble
 from df2serve.testing import CellScene, generate_cells, simulate_experts
+from df2serve.writers import read_results
 
 RECIPE = """
 folds = { count = 2 }
@@ -68,8 +69,19 @@ def test_experts_to_a_calibrated_ensemble(df2serve: Callable[..., Any], labeled:
     assert "dice: " in evaluated.out
     record = json.loads((labeled / "evaluation" / "evaluation.json").read_text())
     assert [row["kind"] for row in record["images"]] == ["out_of_fold"] * 4
-    calibration = load_ensemble(ensemble).calibration
+    calibrated = load_ensemble(ensemble)
+    calibration = calibrated.calibration
     assert calibration is not None
+    run, records = read_results(labeled / "evaluation" / "results")
+    assert run.calibration == calibration
+    assert run.ensemble_sha256 == calibrated.sha256
+    rows = {row["image_sha256"]: row for row in record["images"]}
+    assert {one.provenance.source_sha256: one.scores.u for one in records} == {
+        sha256: row["u"] for sha256, row in rows.items()
+    }
+    page = (labeled / "evaluation" / "report.html").read_text()
+    assert "Beside the experts" in page
+    assert all(row["file"] in page for row in record["images"])
     assert {reference.kind for reference in calibration.references} == {"out_of_fold"}
     compared = df2serve("compare", labeled / "evaluation", labeled / "evaluation")
     assert "difference +0.000 (+0.000 to +0.000), no image differs, 4 images" in compared.out

@@ -22,7 +22,7 @@ from rich.progress import (
 if TYPE_CHECKING:
     from df2serve.artifact import Calibration
     from df2serve_training.dataset import TrainingSet
-    from df2serve_training.evaluate import Evaluation
+    from df2serve_training.evaluate import Evaluation, Keep
     from df2serve_training.ground_truth import GroundTruthReport, GroundTruthWarning
     from df2serve_training.history import StepReport
     from df2serve_training.recipe import Recipe
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "evaluate", "evidence", "find_rate", "gt", "register", "train"]
 
 _WARNINGS_SHOWN = 5
+_RESULTS = "results"
 
 _Images = Annotated[Path, typer.Argument(help="Folder of images.")]
 _Masks = Annotated[Path, typer.Argument(help="Folder of masks, named after the images.")]
@@ -216,7 +217,8 @@ def evaluate(
 ) -> None:
     """Compare predictions with masks and with experts; find the threshold for review."""
     from df2serve.artifact import load_ensemble, with_files
-    from df2serve.config import RuntimeConfig
+    from df2serve.config import InferenceConfig, RuntimeConfig
+    from df2serve.writers import ResultFolder, redescribe, write_report
     from df2serve_training.calibrate import calibration_of
     from df2serve_training.evaluate import (
         EvaluationSettings,
@@ -232,6 +234,10 @@ def evaluate(
     )
     settings = EvaluationSettings().updated(min_size=min_size, metric=metric, required=required)
     data = find_labeled_files(images, masks, settings=described, experts=experts, ignore=ignore)
+
+    def keeper(folder: Path, config: InferenceConfig) -> Keep:
+        return ResultFolder(folder / _RESULTS, opened, config).write_whole
+
     with _progress() as bar:
         task = bar.add_task("evaluating", total=len(data.pairs))
         evaluation = evaluate_ensemble(
@@ -241,13 +247,16 @@ def evaluate(
             settings=settings,
             runtime=RuntimeConfig().updated(device=device),
             listener=lambda step: bar.update(task, completed=step.done, description=step.source),
+            keeper=keeper,
         )
     _tell_evaluation(evaluation, output)
     if calibrate:
         calibration = calibration_of(evaluation, earlier=opened.calibration)
         content = calibration.model_dump_json(indent=2) + "\n"
-        with_files(opened, {"calibration.json": content.encode()})
+        redescribe(output / _RESULTS, with_files(opened, {"calibration.json": content.encode()}))
         _tell_threshold(calibration)
+    report = write_report(output / _RESULTS, target=output / "report.html", evaluation=output)
+    typer.echo(f"report: {report}")
 
 
 def _checked(

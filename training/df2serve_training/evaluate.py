@@ -18,7 +18,8 @@ from df2serve.artifact.manifest import ReferenceKind
 from df2serve.config import InferenceConfig, RuntimeConfig, describe_validation_error
 from df2serve.errors import ConfigError, InputError, ManifestError
 from df2serve.files import new_folder
-from df2serve.inference import Predictor
+from df2serve.inference import Prediction, Predictor
+from df2serve.io import Image
 from df2serve_training._annotations import Annotation
 from df2serve_training._comparison import Quality
 from df2serve_training._evaluation_data import LabeledFiles, find_labeled_files
@@ -35,6 +36,7 @@ __all__ = [
     "METRICS",
     "Evaluation",
     "EvaluationSettings",
+    "Keep",
     "LabeledFiles",
     "Metric",
     "PredictedImage",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 Listener = Callable[[Progress], None]
+Keep = Callable[[Image, Prediction], object]
 _SPLITS = "splits.json"
 
 
@@ -63,6 +66,7 @@ def evaluate_ensemble(
     config: InferenceConfig | None = None,
     runtime: RuntimeConfig | None = None,
     listener: Listener | None = None,
+    keeper: Callable[[Path, InferenceConfig], Keep] | None = None,
 ) -> Evaluation:
     """Predict labeled images, one at a time, and compare the predictions with their masks.
 
@@ -77,6 +81,8 @@ def evaluate_ensemble(
         config: what is computed; the ensemble's recommendation when absent.
         runtime: backend, device and batch size; automatic when absent.
         listener: called after each image.
+        keeper: gets the folder and the settings in effect, and returns what is called with each
+            image and its prediction.
 
     Raises:
         ConfigError: classes of ensemble and masks differ.
@@ -89,7 +95,8 @@ def evaluate_ensemble(
     parts, remarks = _divide(ensemble, data, splits)
     chosen = Predictor(ensemble, config=config, runtime=runtime).config
     with new_folder(Path(target), empty_ok=True) as folder:
-        run = _Run(ensemble, data, chosen, runtime, folder / "masks")
+        keep = keeper(folder, chosen) if keeper else None
+        run = _Run(ensemble, data, chosen, runtime, folder / "masks", keep)
         evaluation = evaluate(
             _reported(run.predictions(parts), sum(len(part.pairs) for part in parts), listener),
             class_names=[item.name for item in ensemble.manifest.classes],
@@ -211,6 +218,7 @@ class _Run:
     runtime: RuntimeConfig | None
     folder: Path
     """For the masks."""
+    keep: Keep | None
 
     def predictions(self, parts: list[_Part]) -> Iterator[PredictedImage]:
         """Yield the predictions of all images, part by part."""
@@ -224,6 +232,8 @@ class _Run:
     def _predict(self, predictor: Predictor, pair: FilePair, part: _Part) -> PredictedImage:
         specimen = self.data.load(pair)
         prediction = predictor.predict(specimen.image)
+        if self.keep is not None:
+            self.keep(specimen.image, prediction)
         write_mask(
             self.folder / f"{pair.name}.png",
             prediction.mask,
