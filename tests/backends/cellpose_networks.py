@@ -1,6 +1,7 @@
 """Compares the cellpose step with cellpose itself; run with any version of cellpose.
 
-Prints what it found as JSON. Sockets are closed all the while.
+Prints what it found as JSON. Sockets are closed all the while. The network of cellpose 3 is a
+trained one; that of cellpose 4 is its architecture, made small and left untrained.
 """
 
 import json
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from df2serve.backends.cellpose import Cellpose, divide_by_flows
+
+ROOT = Path(__file__).parents[2]
 
 
 def close_sockets() -> None:
@@ -87,14 +91,15 @@ def compare_networks(weights: Path, probability: np.ndarray) -> dict[str, object
 if __name__ == "__main__":
     close_sockets()
     found = {"dynamics": [compare_dynamics(seed) for seed in range(5)]}
-    disks = (touching_disks(0) > 0).astype(np.float32)
+    disks = ndimage.gaussian_filter((touching_disks(0) > 0).astype(np.float32), 1.5)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "network"
         torch.manual_seed(0)
         if sys.argv[1] == "3":
-            from cellpose.resnet_torch import CPnet
+            sys.path.insert(0, str(ROOT / "benchmarks"))
+            from _cyto import write_cyto
 
-            net = CPnet([2, 32, 64, 128, 256], 3, sz=3)
+            write_cyto(ROOT / ".venv/foreign/cyto/cellpose/models/cyto_0", weights)
         else:
             from cellpose.vit import CPSAM
             from segment_anything import sam_model_registry
@@ -102,7 +107,6 @@ if __name__ == "__main__":
 
             # the architecture of cellpose 4, made small
             sam_model_registry["vit_l"] = partial(_build_sam, 32, 2, 2, [1])
-            net = CPSAM(dtype=torch.float32)
-        torch.save(net.state_dict(), weights)
+            torch.save(CPSAM(dtype=torch.float32).state_dict(), weights)
         found["network"] = compare_networks(weights, disks)
     sys.stdout.write(json.dumps(found))

@@ -26,6 +26,7 @@ from df2serve.writers import ResultFolder
 
 HERE = Path(__file__).parent
 CELLPOSE3 = HERE.parents[1] / ".venv/foreign/cellpose3"
+CYTO = CELLPOSE3.with_name("cyto")
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def test_results_need_the_network_of_their_settings(tmp_path: Path) -> None:
 def test_objects_are_those_of_cellpose(major: str) -> None:
     path = os.environ.get("PYTHONPATH", "")
     if major == "3":
-        if not CELLPOSE3.is_dir():
+        if not (CELLPOSE3.is_dir() and CYTO.is_dir()):
             pytest.skip("no cellpose 3; 'make foreign' fetches it")
         path = f"{CELLPOSE3}{os.pathsep}{path}"
     else:
@@ -126,3 +127,4 @@ def test_objects_are_those_of_cellpose(major: str) -> None:
     assert found["network"]["version"].startswith(f"{major}.")
     assert min(found["dynamics"]) > 10
     assert found["network"]["inside"] > 0
+    assert major == "4" or found["network"]["objects"] > 10
