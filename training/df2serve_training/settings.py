@@ -41,9 +41,9 @@ class DataSettings(Frozen):
     """Channels to take, counted from 0, in this order; all of them when absent."""
     zoom_out: Annotated[float, Field(ge=1, le=64)] = 1.0
     """Pixels of the file per pixel of the training, along each axis."""
-    normalization: Literal["training", "image"] = "training"
-    """Subtract and divide by constants of the training set, as the paper does, or by mean and
-    standard deviation of each image: for images whose background differs in brightness."""
+    normalization: Literal["training", "image"] = "image"
+    """Subtract mean and divide by standard deviation of each image, so that a brighter background
+    is not taken for objects, or constants of the training set, as the original code does."""
     cache: bool = True
     """Keep all images and masks in memory once they are read."""
 
