@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from scipy.stats import wilcoxon
 
 ROOT = Path(__file__).parents[2]
@@ -11,53 +12,96 @@ CFOS = ROOT / "docs/results/cfos"
 PAGE = (ROOT / "docs/results/cfos.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_cfos() -> None:
-    summary = pd.read_csv(CFOS / "default/summary.csv").set_index(["class_name", "metric"])
-    (row,) = re.findall(r"^\| default \|(.*)\|$", PAGE, re.MULTILINE)
-    told = [cell.strip() for cell in row.split("|")]
+def images_of(run: str) -> pd.DataFrame:
+    """The images of a run by name."""
+    return pd.read_csv(CFOS / run / "images.csv", dtype={"file": str}).set_index("file")
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number below 1 as texts have it, without its zero."""
+    return f"{value:.{digits}f}".replace("0.", ".", 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "title"),
+    [
+        ("default", "default"),
+        ("training-normalization", "normalized by the training set"),
+        ("random", "random weights, normalized by the training set"),
+    ],
+)
+def test_the_table_of_cfos(run: str, title: str) -> None:
+    summary = pd.read_csv(CFOS / run / "summary.csv").set_index(["class_name", "metric"])
+    assert images_of(run).dice.mean() == pytest.approx(summary.loc[("mean", "dice"), "mean"])
+    (row,) = re.findall(rf"^\| {title} \|(.*)\|$", PAGE, re.MULTILINE)
     expected = [
         "{mean:.3f} ({low:.3f} to {high:.3f})".format(**summary.loc["mean", metric])
         for metric in ("dice", "map", "ap50")
     ]
+    ranges = pd.read_csv(CFOS / run / "expert_ranges.csv").set_index(["metric", "reference"])
+    for place in ("in_range", "above_best"):
+        expected.append(f"{ranges.loc[('dice', 'estimate'), place]:.0%}".replace("%", " %"))
+    assert [cell.strip() for cell in row.split("|")] == expected
+
+
+def test_comparisons_of_runs() -> None:
+    default, training, random = map(images_of, ("default", "training-normalization", "random"))
+    assert set(default.index) == set(training.index) == set(random.index)
+    path = CFOS / "deepflash2/out_of_fold.csv"
+    theirs = pd.read_csv(path, dtype={"name": str}).set_index("name").dice[default.index]
+    page = " ".join(PAGE.split())
+    assert f"| `deepflash2` | {theirs.mean():.3f} |" in PAGE
+    better = (default.dice > theirs).sum()
+    p = wilcoxon(default.dice, theirs).pvalue
+    assert f"in {better} of the 36 images (Wilcoxon p = {short(p, 4)})" in page
+    before = training.dice[default.index]
+    assert (before > theirs).sum() == (theirs > before).sum() == 18
+    assert f"better in 18 images (p = {short(wilcoxon(before, theirs).pvalue, 2)})" in page
+    gain = before - random.dice[default.index]
+    assert (gain > 0).all()
+    assert f"Pretrained weights are worth {short(gain.mean())}" in page
+    gain = default.dice - before
+    p = wilcoxon(default.dice, before).pvalue
+    assert f"better in {(gain > 0).sum()} of the 36 images (Wilcoxon p = {short(p, 4)})" in page
+    home = default.group.isin(["animal_2", "animal_6"])
+    assert f"by {short(gain[~home].mean())} on average where" in page
+    folds = default.members.astype(int)
+    choices = [gain[folds != fold].mean() for fold in range(5)]
+    assert f"by {short(min(choices))} to {short(max(choices))} of the Dice score" in page
+
+
+def test_the_experts() -> None:
+    images = images_of("default")
     ranges = pd.read_csv(CFOS / "default/expert_ranges.csv").set_index(["metric", "reference"])
-    expected.append(f"{ranges.loc[('dice', 'estimate'), 'in_range']:.0%}".replace("%", " %"))
-    assert told == expected
+    row = ranges.loc[("dice", "estimate")]
+    within, above = (round(36 * row[place]) for place in ("in_range", "above_best"))
+    assert (within + above, row.below_worst) == (len(images), 0)
+    assert f"{within} of 36 images lie between the worst and the best expert, {above} abo" in PAGE
     above = ranges.loc[("dice", "leave_one_out"), "above_best"]
     assert f"in {above:.0%}".replace("%", " %") in PAGE
 
 
-def test_the_recipe_of_the_original() -> None:
-    tables = (CFOS / "default/images.csv", CFOS / "deepflash2/out_of_fold.csv")
-    ours, theirs = (
-        pd.read_csv(path, dtype={name: str}).set_index(name).dice.sort_index()
-        for path, name in zip(tables, ("file", "name"), strict=True)
-    )
-    assert f"| `deepflash2` | {theirs.mean():.3f} |" in PAGE
-    assert f"better in {(ours > theirs).sum()} of the {len(ours)} images" in PAGE
-    assert (ours > theirs).sum() == (theirs > ours).sum()
-    p = wilcoxon(ours, theirs).pvalue
-    assert f"(Wilcoxon p = {p:.2f})".replace("0.", ".") in PAGE
-
-
 def test_the_numbers_of_single_images() -> None:
-    images = pd.read_csv(CFOS / "default/images.csv", dtype={"file": str}).set_index("file")
-    assert len(images) == 36
-    assert images.dice.mean() == pd.read_csv(CFOS / "default/summary.csv")["mean"][0]
-    worst = images.loc["0067"]
-    assert f"Dice .{worst.dice:.3f}".replace(".0.", ".") in PAGE
-    assert f"{worst.n_predicted} objects are found" in PAGE
-    assert f"drew {worst.n_truth}" in " ".join(PAGE.split())
-    first, second = images.u.sort_values(ascending=False).index[:2]
-    assert (first, second) == ("0067", "0068")
-    for name in (first, second):
-        assert f"({images.u[name]:.3f})".replace("0.", ".") in PAGE
-    assert f"all images is {images.dice.median():.3f}".replace("0.", ".") in PAGE
-    home = images.dice[images.group.isin(["animal_2", "animal_6"])].mean()
-    assert f"{home:.3f} in those from the home cage".replace("0.", ".") in " ".join(PAGE.split())
+    images, before = images_of("default"), images_of("training-normalization")
+    page = " ".join(PAGE.split())
+    home = images.group.isin(["animal_2", "animal_6"])
+    told = f"{short(images.dice[home].mean())} there, {short(images.dice[~home].mean())} elsewhere"
+    assert told in page
+    worst = images.dice.sort_values()
+    told = f"{short(worst.median())}, the worst one {short(worst.iloc[0])} ({worst.index[0]})"
+    assert told in page
+    assert f"the four worst ones ({', '.join(worst.index[:4])}) and 0067" in page
+    assert set(images.u.sort_values().index[-5:]) == {*worst.index[:4], "0067"}
+    dark = images["statistics.background level of cFOS"]
+    assert f"a background {dark['0067'] / dark.median():.1f} times as bright" in page
+    old, new = before.loc["0067"], images.loc["0067"]
+    assert f"they find {old.n_predicted} objects where the experts drew {old.n_truth}" in page
+    assert f"a Dice of {short(old.dice)}" in page
+    assert f"find {new.n_predicted}, and reach {short(new.dice)}" in page
     for metric in ("dice", "map"):
         for method in ("pearson", "spearman"):
             value = images.u.corr(images[metric], method=method)
-            assert f"-{abs(value):.2f}".replace("0.", ".") in PAGE
+            assert f"-{short(abs(value), 2)}" in page
 
 
 def test_the_numbers_of_normalization() -> None:
