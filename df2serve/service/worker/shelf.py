@@ -219,7 +219,7 @@ class Shelf:
             return loaded
 
     def _load(self, name: str, ensemble: Ensemble, precision: Precision) -> Loaded:
-        """Load the members and predict a blank tile with each of them, once."""
+        """Load the members and predict a tile of checks with each of them, once."""
         started = monotonic()
         with ExitStack() as stack:
             runners = stack.enter_context(
@@ -230,12 +230,14 @@ class Shelf:
                     tile_shape=ensemble.manifest.tile_shape,
                 )
             )
-            blank = np.zeros((ensemble.manifest.num_channels, *ensemble.manifest.tile_shape), "u1")
+            # an image without contrast has no normalization of its own
+            tile = np.indices(ensemble.manifest.tile_shape).sum(axis=0) % 2
+            image = np.stack([tile] * ensemble.manifest.num_channels).astype(np.uint8)
             config = ensemble.manifest.inference.updated(views=1)
             with Predictor(
                 ensemble, config=config, runtime=self._runtime, runners=runners
             ) as predictor:
-                predictor.predict(blank, axes="CYX")
+                predictor.predict(image, axes="CYX")
             seconds = monotonic() - started
             _log.info("loaded model %s in %.1f s", name, seconds)
             size = sum(
