@@ -20,9 +20,14 @@ request-timeout = 60
 [checks]
 max_response_time = 60
 [checks.positive_data_acceptance]
-# no schema can say which bytes are an image that fits the model, nor which jobs there are, nor where
-# an upload goes on and what its bytes hash to
+# no schema can say which bytes are an image that fits the model, nor which jobs there are,
+# nor where an upload goes on and what its bytes hash to
 expected-statuses = ["2xx", 400, 401, 403, 404, 406, 409, 410, 413, 415, 422, 429, 460]
+[checks.negative_data_rejection]
+# another version of the protocol of uploads is told with 412
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 428, 429, "5xx"]
+[checks.missing_required_header]
+expected-statuses = [400, 401, 403, 406, 412, 415, 422]
 """
 KNOWN = """
 [dictionaries.{name}]

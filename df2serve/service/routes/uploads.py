@@ -117,11 +117,14 @@ async def create_upload(
     response: Response,
     service: Service,
     key: JobsKey,
-    upload_length: Annotated[Length, Header(description="Bytes of the file")],
+    upload_length: Annotated[
+        Length, Header(alias="Upload-Length", description="Bytes of the file")
+    ],
     _: Version,
     upload_metadata: Annotated[
         str | None,
         Header(
+            alias="Upload-Metadata",
             max_length=_METADATA_LENGTH,
             description="Names with values in base64, such as `filename Y2VsbHMudGlm`",
         ),
@@ -199,11 +202,17 @@ async def write_upload(
     spec: Upload,
     request: Request,
     service: Service,
-    upload_offset: Annotated[Length, Header(description="Bytes that have come before")],
+    upload_offset: Annotated[
+        Length, Header(alias="Upload-Offset", description="Bytes that have come before")
+    ],
     _: Version,
     upload_checksum: Annotated[
         str | None,
-        Header(max_length=200, description="Algorithm and hash of these bytes, in base64"),
+        Header(
+            alias="Upload-Checksum",
+            max_length=200,
+            description="Algorithm and hash of these bytes, in base64",
+        ),
     ] = None,
 ) -> Response:
     """Send bytes of a file, from the offset on; what has come stays if the connection breaks."""
