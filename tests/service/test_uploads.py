@@ -457,6 +457,7 @@ def test_an_upload_survives_a_kill(running, ensembles, tmp_path) -> None:
         wait_for_offset(client, place, half)
         process.send_signal(signal.SIGKILL)
         process.wait(60)
+        connection.reset()
     with running("uvicorn", values) as (client, _):
         assert offset_of(client, place) == half
         assert offset_of(client, checked) == 0
