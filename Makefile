@@ -77,10 +77,10 @@ FROM_DEBIAN = folder=$$(mktemp -d) && cd $$folder && { apt-get download $(1) && 
 	$(UV) venv --quiet --clear $@
 	$(UV) pip install --quiet --python $@ olah==0.5.4 || { rm -r $@; false; }
 
-# the Hub's client for JavaScript, and what drives Chromium; their tests skip where there is no npm
+# clients for JavaScript of the Hub and of uploads, and what drives Chromium; their tests skip where there is no npm
 .venv/foreign/npm: | .venv/foreign
 	npm install --silent --no-audit --no-fund --prefix $@ @huggingface/hub@2.17.5 \
-		playwright-core@1.65.1 || echo "no packages of Node: npm cannot fetch them"
+		playwright-core@1.65.1 tus-js-client@4.3.1 || echo "no packages of Node: npm cannot fetch them"
 
 # the last cellpose with networks of convolutions; the rest of what it needs is that of its successor
 .venv/foreign/cellpose3: | .venv/foreign

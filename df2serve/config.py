@@ -349,6 +349,8 @@ class ClientConfig(Frozen):
     """How long a connection may take."""
     silence_s: Annotated[float, Field(gt=0)] = 300.0
     """How long the service may say nothing while a request is under way."""
+    chunk_bytes: Annotated[int, Field(ge=1)] = 16 << 20
+    """Bytes of an upload that are sent with one request."""
 
 
 def describe_validation_error(what: str, error: ValidationError) -> str:

@@ -6,7 +6,7 @@ Importing it loads neither engines nor NumPy; what handles pixels does so when t
 from df2serve.client.asynchronous import AsyncClient, AsyncJob
 from df2serve.client.results import JobOutcome, Ranking, Result
 from df2serve.client.synchronous import Client, Job
-from df2serve.client.uploads import Parameters
+from df2serve.client.uploads import Parameters, StoredImage
 
 __all__ = [
     "AsyncClient",
@@ -17,4 +17,5 @@ __all__ = [
     "Parameters",
     "Ranking",
     "Result",
+    "StoredImage",
 ]

@@ -13,13 +13,22 @@ from df2serve.client.connection import connection
 from df2serve.client.operations import Call, Follow, Listener, Steps
 from df2serve.client.problems import Patience
 from df2serve.client.results import JobOutcome, Ranking, Result
-from df2serve.client.uploads import Parameters, outputs_of, query_of, upload_of, uploads_of
+from df2serve.client.uploads import (
+    Parameters,
+    StoredImage,
+    file_of,
+    outputs_of,
+    query_of,
+    upload_of,
+    uploads_of,
+)
 from df2serve.config import ClientConfig
+from df2serve.errors import Df2ServeError
 from df2serve.service.jobs.schemas import JobInfo
 from df2serve.service.schemas import ModelFacts, ModelList, Validation
 
 if TYPE_CHECKING:
-    from df2serve.client.uploads import ImageSource
+    from df2serve.client.uploads import FileSource, ImageSource
 
 __all__ = ["AsyncClient", "AsyncJob"]
 
@@ -91,6 +100,14 @@ class AsyncClient:
         query = query_of(parameters) | outputs_of(parameters, probs=probs)
         return await self._run(operations.predict(model, upload_of(image), query))
 
+    async def upload(self, image: FileSource) -> StoredImage:
+        """See :meth:`df2serve.client.Client.upload`."""
+        return await self._run(operations.upload(file_of(image), self._config))
+
+    async def remove(self, image: StoredImage) -> None:
+        """See :meth:`df2serve.client.Client.remove`."""
+        await self._run(operations.remove(image))
+
     async def submit(
         self,
         images: Iterable[ImageSource],
@@ -118,16 +135,22 @@ class AsyncClient:
         try:
             step = next(steps)
             while True:
-                answer = (
-                    await self._follow(step) if isinstance(step, Follow) else await self._call(step)
-                )
-                step = steps.send(answer)
+                try:
+                    if isinstance(step, Follow):
+                        answer = await self._follow(step)
+                    else:
+                        answer = await self._call(step)
+                except Df2ServeError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
             value: T = end.value
             return value
 
     async def _call(self, call: Call) -> httpx2.Response:
         patience = Patience(self._config)
+        await asyncio.sleep(call.pause_s)
         while True:
             try:
                 with call.files() as files:
@@ -136,6 +159,7 @@ class AsyncClient:
                         call.path,
                         params=call.query,
                         headers=call.headers,
+                        content=call.content,
                         files=files,
                     )
                 pause = patience.after_answer(answer)

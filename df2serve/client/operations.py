@@ -5,6 +5,7 @@ Both clients drive the same generators, one with blocking calls and one with awa
 
 from __future__ import annotations
 
+import base64
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,12 +15,19 @@ from urllib.parse import quote
 
 import httpx2
 
-from df2serve.client.problems import error_of
+from df2serve.client.problems import Patience, error_of
 from df2serve.client.results import JobOutcome, Ranking, Result, parse, result_of
-from df2serve.client.uploads import Upload
-from df2serve.errors import ArtifactNotFoundError, CancelledError
+from df2serve.client.uploads import Sent, StoredImage, Upload
+from df2serve.config import ClientConfig
+from df2serve.errors import (
+    ArtifactNotFoundError,
+    CancelledError,
+    InputError,
+    ServiceBusyError,
+    ServiceError,
+)
 from df2serve.service.jobs.schemas import ItemInfo, JobInfo, Manifest
-from df2serve.service.schemas import ModelFacts, ModelList, Validation
+from df2serve.service.schemas import ModelFacts, ModelList, UploadInfo, Validation
 
 __all__ = [
     "Call",
@@ -33,13 +41,16 @@ __all__ = [
     "outcome",
     "predict",
     "ranking",
+    "remove",
     "results",
     "submit",
+    "upload",
     "validate",
     "wait",
 ]
 
 T = TypeVar("T")
+FormField: TypeAlias = tuple[str, tuple[str | None, BinaryIO | str]]
 Listener: TypeAlias = Callable[[JobInfo], None]
 """Told of a job after every change."""
 
@@ -52,16 +63,23 @@ class Call:
     path: str
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    uploads: tuple[Upload, ...] = ()
+    uploads: tuple[Sent, ...] = ()
     repeatable: bool = True
     """Whether it does the same when it arrives twice."""
+    content: bytes | None = None
+    """The body, where that is no form."""
+    pause_s: float = 0.0
+    """How long to wait before it."""
 
     @contextmanager
-    def files(self) -> Iterator[list[tuple[str, tuple[str, BinaryIO]]] | None]:
+    def files(self) -> Iterator[list[FormField] | None]:
         """Give the fields of the form for one attempt."""
         with ExitStack() as stack:
-            fields = []
+            fields: list[FormField] = []
             for upload in self.uploads:
+                if isinstance(upload, StoredImage):
+                    fields.append(("upload", (None, upload.id)))
+                    continue
                 file = upload.file()
                 stack.callback(file.close)
                 fields.append(("image", (upload.name, file)))
@@ -88,6 +106,8 @@ class Follow:
 
 
 Steps: TypeAlias = Generator[Call | Follow, httpx2.Response, T]
+"""Gets the answer of each step, or has the error of it thrown in."""
+_TUS = {"Tus-Resumable": "1.0.0"}
 
 
 def models() -> Steps[ModelList]:
@@ -101,14 +121,14 @@ def model(name: str | None) -> Steps[ModelFacts]:
     return parse(ModelFacts, (yield Call("GET", f"/v1/models/{quote(name, safe='')}")).content)
 
 
-def validate(name: str | None, upload: Upload, query: Mapping[str, str]) -> Steps[Validation]:
+def validate(name: str | None, upload: Sent, query: Mapping[str, str]) -> Steps[Validation]:
     """Say what a prediction would be."""
     name = yield from _named(name)
     path = f"/v1/models/{quote(name, safe='')}/validate"
     return parse(Validation, (yield Call("POST", path, query, uploads=(upload,))).content)
 
 
-def predict(name: str | None, upload: Upload, query: Mapping[str, str]) -> Steps[Result]:
+def predict(name: str | None, upload: Sent, query: Mapping[str, str]) -> Steps[Result]:
     """Predict an image; wait for the job that a long prediction becomes."""
     name = yield from _named(name)
     path = f"/v1/models/{quote(name, safe='')}/predict"
@@ -125,13 +145,51 @@ def predict(name: str | None, upload: Upload, query: Mapping[str, str]) -> Steps
 
 
 def submit(
-    name: str | None, uploads: tuple[Upload, ...], query: Mapping[str, str], key: str | None
+    name: str | None, uploads: tuple[Sent, ...], query: Mapping[str, str], key: str | None
 ) -> Steps[JobInfo]:
     """Make a job; it is the same one however often the request arrives."""
     chosen = {} if name is None else {"model": name}
     headers = {"Idempotency-Key": key or uuid.uuid4().hex}
     answer = yield Call("POST", "/v1/jobs", {**query, **chosen}, headers, uploads)
     return parse(JobInfo, answer.content)
+
+
+def upload(file: Upload, config: ClientConfig) -> Steps[StoredImage]:
+    """Send a file in parts; go on behind what has come where a connection breaks."""
+    size, name = file.size, base64.b64encode(file.name.encode()).decode()
+    headers = _TUS | {"Upload-Length": str(size), "Upload-Metadata": f"filename {name}"}
+    made = yield Call("POST", "/v1/uploads", headers=headers)
+    id = parse(UploadInfo, made.content).id
+    place = f"/v1/uploads/{quote(id, safe='')}"
+    patience, offset = Patience(config), 0
+    while offset < size:
+        content = file.part(offset, config.chunk_bytes)
+        if not content:
+            message = f"{file.name} became shorter while it was sent; send it when it is whole"
+            raise InputError(message)
+        part = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}
+        try:
+            answer = yield Call("PATCH", place, {}, _TUS | part, repeatable=False, content=content)
+        except ServiceBusyError as error:
+            pause = patience.after_failure(error)
+            answer = yield Call("HEAD", place, headers=_TUS, pause_s=pause)
+        before, offset = offset, _offset(answer)
+        if offset > before:
+            patience.renew()
+    return StoredImage(id, file.name, size)
+
+
+def remove(image: StoredImage) -> Steps[None]:
+    """Remove an image that was uploaded."""
+    yield Call("DELETE", f"/v1/uploads/{quote(image.id, safe='')}", headers=_TUS, repeatable=False)
+
+
+def _offset(answer: httpx2.Response) -> int:
+    text = answer.headers.get("upload-offset", "")
+    if not (text.isascii() and text.isdecimal()):
+        message = "got an answer without Upload-Offset; is this the address of a df2serve?"
+        raise ServiceError(message)
+    return int(text)
 
 
 def describe(id: str) -> Steps[JobInfo]:

@@ -31,12 +31,15 @@ _OF_CODES: dict[str, type[Df2ServeError]] = {
     "model_loading": errors.ServiceBusyError,
     "model_not_found": errors.ArtifactNotFoundError,
     "model_unavailable": errors.BackendUnavailableError,
+    "offset_conflict": errors.ServiceBusyError,
     "overloaded": errors.ServiceBusyError,
+    "quota_exceeded": errors.LimitExceededError,
     "rate_limited": errors.ServiceBusyError,
     "unauthorized": errors.ServiceAccessError,
     "undecodable_image": errors.DecodeError,
     "unsupported_format": errors.UnsupportedFormatError,
     "unsupported_media_type": errors.UnsupportedFormatError,
+    "upload_locked": errors.ServiceBusyError,
 }
 """Exceptions by the code of a problem; of all others it is ServiceError."""
 
@@ -51,9 +54,14 @@ _OF_STATUSES: dict[int, type[Df2ServeError]] = {
 }
 """Exceptions for what stands between us and the service, and knows no codes."""
 
-_BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
-_HOPELESS = ("worker_lost",)
-"""Codes of the image that ended the service's workers; it is not sent again by itself."""
+_BUSY = (
+    HTTPStatus.LOCKED,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_HOPELESS = ("worker_lost", "quota_exceeded")
+"""Codes of what another attempt would not change: an image that ends workers, too many uploads."""
 _FIRST_PAUSE_S = 0.5
 
 
@@ -117,7 +125,7 @@ class Patience:
         error = error_of(answer.status_code, problem)
         if answer.status_code not in _BUSY or problem.get("code") in _HOPELESS:
             raise error
-        return self._pause(error, retry_after(answer.headers.get("retry-after")))
+        return self.after_failure(error, retry_after(answer.headers.get("retry-after")))
 
     def after_loss(self, error: httpx2.TransportError, *, repeatable: bool = True) -> float:
         """Return how long to wait before the next attempt.
@@ -134,9 +142,18 @@ class Patience:
         lost.__cause__ = error
         if not repeatable and not isinstance(error, httpx2.ConnectError):
             raise lost
-        return self._pause(lost, None)
+        return self.after_failure(lost)
 
-    def _pause(self, error: Df2ServeError, wanted: float | None) -> float:
+    def after_failure(self, error: Df2ServeError, wanted: float | None = None) -> float:
+        """Return how long to wait before the next attempt.
+
+        Args:
+            error: what came of the last one.
+            wanted: how many seconds the service asks for.
+
+        Raises:
+            Df2ServeError: there is no further attempt.
+        """
         longest = self._config.longest_pause_s
         pause = min(_FIRST_PAUSE_S * 2**self._failures, longest) if wanted is None else wanted
         if self._failures >= self._config.retries or pause > longest:

@@ -13,13 +13,22 @@ from df2serve.client.connection import connection
 from df2serve.client.operations import Call, Follow, Listener, Steps
 from df2serve.client.problems import Patience
 from df2serve.client.results import JobOutcome, Ranking, Result
-from df2serve.client.uploads import Parameters, outputs_of, query_of, upload_of, uploads_of
+from df2serve.client.uploads import (
+    Parameters,
+    StoredImage,
+    file_of,
+    outputs_of,
+    query_of,
+    upload_of,
+    uploads_of,
+)
 from df2serve.config import ClientConfig
+from df2serve.errors import Df2ServeError
 from df2serve.service.jobs.schemas import JobInfo
 from df2serve.service.schemas import ModelFacts, ModelList, Validation
 
 if TYPE_CHECKING:
-    from df2serve.client.uploads import ImageSource
+    from df2serve.client.uploads import FileSource, ImageSource
 
 __all__ = ["Client", "Job"]
 
@@ -87,7 +96,7 @@ class Client:
         """Say what a prediction would be, from the header of the image alone.
 
         Args:
-            image: path of a file, the content of one, or an array.
+            image: path of a file, the content of one, an array, or what :meth:`upload` gave.
             model: name of the model; the default one when absent.
             parameters: see :class:`Parameters`.
 
@@ -108,7 +117,7 @@ class Client:
         """Predict an image, however long it takes; the arrays are those of a local prediction.
 
         Args:
-            image: path of a file, the content of one, or an array.
+            image: path of a file, the content of one, an array, or what :meth:`upload` gave.
             model: name of the model; the default one when absent.
             probs: fetch the probabilities as well.
             parameters: see :class:`Parameters`; with ``instances`` there are labels.
@@ -119,6 +128,29 @@ class Client:
         """
         query = query_of(parameters) | outputs_of(parameters, probs=probs)
         return self._run(operations.predict(model, upload_of(image), query))
+
+    def upload(self, image: FileSource) -> StoredImage:
+        """Send an image in parts, going on where it broke off; for large ones and bad connections.
+
+        The service keeps it for a while. It can be used wherever an image is expected, and several
+        times.
+
+        Args:
+            image: path of a file, the content of one, or an array.
+
+        Raises:
+            InputError: there is no such file, or it is too large.
+            ServiceError: the service cannot be reached or is busy, and there is no progress.
+        """
+        return self._run(operations.upload(file_of(image), self._config))
+
+    def remove(self, image: StoredImage) -> None:
+        """Remove an image that was uploaded; jobs that were made of it go on.
+
+        Raises:
+            ServiceError: there is none.
+        """
+        self._run(operations.remove(image))
 
     def submit(
         self,
@@ -157,14 +189,19 @@ class Client:
         try:
             step = next(steps)
             while True:
-                answer = self._follow(step) if isinstance(step, Follow) else self._call(step)
-                step = steps.send(answer)
+                try:
+                    answer = self._follow(step) if isinstance(step, Follow) else self._call(step)
+                except Df2ServeError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
         except StopIteration as end:
             value: T = end.value
             return value
 
     def _call(self, call: Call) -> httpx2.Response:
         patience = Patience(self._config)
+        time.sleep(call.pause_s)
         while True:
             try:
                 with call.files() as files:
@@ -173,6 +210,7 @@ class Client:
                         call.path,
                         params=call.query,
                         headers=call.headers,
+                        content=call.content,
                         files=files,
                     )
                 pause = patience.after_answer(answer)

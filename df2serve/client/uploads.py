@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    ImageSource: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.generic]
+    FileSource: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.generic]
+    ImageSource: TypeAlias = FileSource | "StoredImage"
 
-__all__ = ["Parameters", "Upload", "outputs_of", "query_of", "upload_of", "uploads_of"]
+__all__ = [
+    "Parameters",
+    "Sent",
+    "StoredImage",
+    "Upload",
+    "file_of",
+    "outputs_of",
+    "query_of",
+    "upload_of",
+    "uploads_of",
+]
 
 
 class Parameters(TypedDict, total=False):
@@ -60,6 +71,33 @@ class Upload:
             return io.BytesIO(self.content)
         return cast(BinaryIO, _FileWhenRead(self.content))
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def part(self, start: int, size: int) -> bytes:
+        """Return some bytes, fewer at the end."""
+        if isinstance(self.content, bytes):
+            return self.content[start : start + size]
+        with self.content.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that a service has got already, and keeps for a while."""
+
+    id: str
+    name: str
+    size: int
+    """Bytes."""
+
+
+Sent: TypeAlias = Upload | StoredImage
+"""What stands for an image in a request."""
+
 
 class _FileWhenRead:
     """What sending needs of a file, which is open from its first byte to its last alone.
@@ -96,8 +134,21 @@ class _FileWhenRead:
             self._file = None
 
 
-def upload_of(image: ImageSource, name: str = "image") -> Upload:
+def upload_of(image: ImageSource, name: str = "image") -> Sent:
     """Return an image as it is sent.
+
+    Args:
+        image: see :func:`file_of`, or one that the service has.
+        name: what it is called if it has no name.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+    """
+    return image if isinstance(image, StoredImage) else file_of(image, name)
+
+
+def file_of(image: FileSource, name: str = "image") -> Upload:
+    """Return an image as it is sent for the first time.
 
     Args:
         image: path of a file, the content of one, or an array.
@@ -121,7 +172,7 @@ def upload_of(image: ImageSource, name: str = "image") -> Upload:
     return Upload(f"{name}.npy", buffer.getvalue())
 
 
-def uploads_of(images: Iterable[ImageSource]) -> tuple[Upload, ...]:
+def uploads_of(images: Iterable[ImageSource]) -> tuple[Sent, ...]:
     """Return images as they are sent.
 
     Raises:

@@ -30,6 +30,7 @@ from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
 from df2serve.service.routes import aliases, health, models, open_inference, page, predictions
 from df2serve.service.routes import jobs as job_routes
+from df2serve.service.routes import uploads as upload_routes
 from df2serve.service.routes.context import Context
 from df2serve.service.settings import Settings, load_settings
 from df2serve.service.tracing import request_span, start_tracing, stop_tracing
@@ -82,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     for part in (models, predictions, job_routes, open_inference, aliases, health, page):
         app.include_router(part.router)
+    app.include_router(upload_routes.router, max_body_size=jobs.uploads.largest)
     app.mount("/assets", page.assets)
     return app
 
@@ -103,7 +105,8 @@ class _App(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return what handles requests."""
-        return RequestLayer(problems.UniformErrors(super().build_middleware_stack()))
+        handler = problems.UniformErrors(super().build_middleware_stack())
+        return RequestLayer(upload_routes.TusLayer(handler))
 
 
 def _middleware(settings: Settings) -> list[Middleware]:

@@ -7,10 +7,10 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -19,12 +19,15 @@ from starlette.requests import ClientDisconnect
 from df2serve.service.problems import Code, Problem
 from df2serve.service.settings import Settings
 
-__all__ = ["Upload", "receive_files", "receive_image", "safe_name"]
+__all__ = ["Take", "Upload", "receive_files", "receive_image", "safe_name"]
 
 _REFUSED = ("application/json", "text/", "application/xml", "video/", "audio/", "multipart/")
 """Types of bodies that are certainly no images; of all others the content decides."""
 _CHUNK = 1 << 20
 _NAME_LENGTH = 120
+_TEXT_BYTES = 1 << 16
+"""Of a field of a form that is no file."""
+_OTHER_FIELDS = 50
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Upload:
     size: int
     """Bytes."""
     sha256: str
+
+
+Take: TypeAlias = Callable[[str, Path], Awaitable[Upload]]
+"""Puts an upload that has come before into a folder, by its id."""
 
 
 def safe_name(name: str | None) -> str:
@@ -52,14 +59,16 @@ def safe_name(name: str | None) -> str:
 
 
 async def receive_image(
-    request: Request, folder: Path, settings: Settings
+    request: Request, folder: Path, settings: Settings, take: Take
 ) -> tuple[Upload, Mapping[str, str]]:
     """Write the one image of a request to a file.
 
     Args:
-        request: its body is the image, or a form with the image in the field ``image``.
+        request: its body is the image, or a form with the image in the field ``image`` or the id of
+            an upload in the field ``upload``.
         folder: where to write it; exists.
         settings: limits.
+        take: gets the upload.
 
     Returns:
         The upload and the other fields of the form.
@@ -69,7 +78,7 @@ async def receive_image(
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        uploads, fields = await receive_files(request, folder, settings, largest=1)
+        uploads, fields = await receive_files(request, folder, take, largest=1)
         return uploads[0], fields
     if kind.startswith(_REFUSED):
         text = f"got a body of type {kind}; send the bytes of an image, or a form with one"
@@ -78,28 +87,48 @@ async def receive_image(
 
 
 async def receive_files(
-    request: Request, folder: Path, settings: Settings, *, largest: int
+    request: Request, folder: Path, take: Take, *, largest: int
 ) -> tuple[list[Upload], Mapping[str, str]]:
-    """Write the images of a form, its files in the field ``image``, to files.
+    """Write the images of a form, in its order, to files.
+
+    Args:
+        request: files in the field ``image``, ids of uploads in the field ``upload``.
+        folder: where to write them; exists.
+        take: gets the uploads.
+        largest: number of images.
+
+    Returns:
+        The images and the other fields of the form.
 
     Raises:
-        Problem: there are none, or other files.
+        Problem: there are none, too many, or other files.
     """
-    async with request.form(max_files=largest, max_fields=50) as form:
+    limits = {"max_fields": largest + _OTHER_FIELDS, "max_part_size": _TEXT_BYTES}
+    async with request.form(max_files=largest, **limits) as form:
+        uploads = []
         for key, value in form.multi_items():
-            if isinstance(value, UploadFile) and key != "image":
+            if isinstance(value, UploadFile) and key == "image":
+                uploads.append(await asyncio.to_thread(_copy, value.file, folder, value.filename))
+            elif isinstance(value, UploadFile):
                 raise Problem(Code.BAD_PARAMETER, "files are expected in the field 'image'")
-        files = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
-        if not files or len(files) < len(form.getlist("image")):
-            raise Problem(
-                Code.BAD_PARAMETER,
-                "the field 'image' is missing, or a text; send it as a file",
-                members={"errors": [{"pointer": "/body/image", "detail": "expected a file"}]},
-            )
-        uploads = [
-            await asyncio.to_thread(_copy, file.file, folder, file.filename) for file in files
-        ]
+            elif key == "image":
+                raise _no_image()
+            elif key == "upload":
+                uploads.append(await take(value, folder))
+            if len(uploads) > largest:
+                raise Problem(Code.BAD_PARAMETER, f"expected {largest} images at most")
+        if not uploads:
+            raise _no_image()
         return uploads, _texts(form)
+
+
+def _no_image() -> Problem:
+    text = (
+        "the field 'image' is missing, or a text; send it as a file, or the id of an upload in the "
+        "field 'upload'"
+    )
+    places = [{"pointer": "/body/image", "detail": "expected a file"}]
+    return Problem(Code.BAD_PARAMETER, text, members={"errors": places})
 
 
 async def _receive_body(request: Request, folder: Path) -> Upload:

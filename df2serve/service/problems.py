@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -50,11 +51,15 @@ class Code(Enum):
     NOT_FOUND = (404, "There is nothing at this address")
     MODEL_NOT_FOUND = (404, "There is no such model")
     JOB_NOT_FOUND = (404, "There is no such job")
+    UPLOAD_NOT_FOUND = (404, "There is no such upload")
     METHOD_NOT_ALLOWED = (405, "The method is not allowed here")
     NOT_ACCEPTABLE = (406, "The result cannot be sent as asked")
     IDEMPOTENCY_CONFLICT = (409, "The key was used for another request")
     JOB_NOT_READY = (409, "The job has no results yet")
+    UPLOAD_INCOMPLETE = (409, "The upload is not whole yet")
+    OFFSET_CONFLICT = (409, "The upload goes on at another byte")
     RESULT_EXPIRED = (410, "The results were removed")
+    VERSION_MISMATCH = (412, "This version of the protocol is not spoken here")
     BODY_TOO_LARGE = (413, "The body is too large")
     IMAGE_TOO_LARGE = (413, "The image is too large")
     UNSUPPORTED_MEDIA_TYPE = (415, "The body is no image that is read here")
@@ -64,7 +69,10 @@ class Code(Enum):
     AXES_MISMATCH = (422, "The axes of the image are not certain")
     CHANNEL_MISMATCH = (422, "The image does not fit the model")
     BAD_PARAMETER = (422, "A parameter is not valid")
+    UPLOAD_LOCKED = (423, "Another request writes to the upload")
     RATE_LIMITED = (429, "Too many requests")
+    QUOTA_EXCEEDED = (429, "There are too many uploads")
+    CHECKSUM_MISMATCH = (460, "The bytes are not those of the checksum")
     CANCELLED = (499, "The request was cancelled")
     INTERNAL = (500, "Something went wrong")
     OVERLOADED = (503, "The service is busy")
@@ -270,8 +278,9 @@ def install(app: FastAPI) -> None:
 
 def _methods(request: Request) -> list[str]:
     """Return what may be done at an address, by all of its routes."""
-    routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in getattr(route, "methods", ())})
+    routes = iter_route_contexts(request.app.routes)  # also those of included routers
+    found = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 def _validation_problem(error: RequestValidationError) -> Problem:

@@ -23,6 +23,8 @@ __all__ = [
     "Schema",
     "ThresholdFacts",
     "Timing",
+    "UploadInfo",
+    "UploadList",
     "Validation",
 ]
 
@@ -246,3 +248,24 @@ class Validation(Schema):
     seconds: float | None
     """How long the computation is going to take; absent before the first measurement."""
     warnings: tuple[str, ...]
+
+
+class UploadInfo(Schema):
+    """An image that comes in several requests."""
+
+    id: str
+    name: str
+    length: int
+    """Bytes, once it is whole."""
+    offset: int
+    """Bytes that have come."""
+    created: str
+    """Times are ISO 8601 in UTC."""
+    expires: str
+    """When it is removed; later with every byte."""
+
+
+class UploadList(Schema):
+    """One's own uploads."""
+
+    uploads: tuple[UploadInfo, ...]

@@ -88,6 +88,14 @@ class Settings(BaseSettings):
     """Time that the decoding of an image may take."""
     max_decode_bytes: Annotated[int, Field(ge=1 << 27)] = 4 << 30
     """Memory that the decoding of an image may take."""
+    max_upload_bytes: Annotated[int, Field(ge=1)] = 4 << 30
+    """Bytes of an upload that may come in several requests; never more than ``queue_bytes``."""
+    max_uploads: Annotated[int, Field(ge=1)] = 1000
+    """Such uploads of a client that are kept at a time, whole or not."""
+    max_uploads_bytes: Annotated[int, Field(ge=1)] = 32 << 30
+    """Bytes of these, counted as announced."""
+    upload_hours: Annotated[float, Field(gt=0)] = 24.0
+    """How long such an upload is kept after its last byte came."""
     max_images: Annotated[int, Field(ge=1)] = 1000
     """Images of a job."""
     sync_seconds: Annotated[float, Field(gt=0)] = 30.0
@@ -101,7 +109,7 @@ class Settings(BaseSettings):
     result_hours: Annotated[float, Field(gt=0)] = 24.0
     """How long the results of a job are kept."""
     sweep_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How often old jobs are removed, and jobs that were interrupted are taken up again."""
+    """How often what is old is removed, and jobs that were interrupted are taken up again."""
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long to wait for running requests at the end."""
 

@@ -44,4 +44,5 @@ for media_type, write in {
     "image/tiff": tiff,
 }.items():
     schemathesis.openapi.media_type(media_type, small.map(write) | st.binary(max_size=200))
+schemathesis.openapi.media_type("application/offset+octet-stream", st.binary(max_size=200))
 schemathesis.openapi.format("binary", small.map(npy) | st.binary(max_size=200))

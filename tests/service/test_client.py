@@ -85,6 +85,10 @@ def test_every_code_becomes_the_error_that_the_service_had() -> None:
             assert code in (
                 Code.NOT_FOUND,
                 Code.JOB_NOT_FOUND,
+                Code.UPLOAD_NOT_FOUND,
+                Code.UPLOAD_INCOMPLETE,
+                Code.VERSION_MISMATCH,
+                Code.CHECKSUM_MISMATCH,
                 Code.METHOD_NOT_ALLOWED,
                 Code.NOT_ACCEPTABLE,
                 Code.IDEMPOTENCY_CONFLICT,

@@ -192,6 +192,12 @@ def test_other_addresses(service, method, path, code) -> None:
     assert_problem(service.request(method, path), code)
 
 
+def test_other_methods_are_told_which_ones_there_are(service) -> None:
+    assert service.put("/v1/jobs").headers["allow"] == "GET, POST"
+    assert service.put(f"/v1/jobs/{'0' * 32}").headers["allow"] == "DELETE, GET"
+    assert service.put(PREDICT).headers["allow"] == "POST"
+
+
 def test_every_answer_is_marked(service) -> None:
     answer = service.get("/v1/health/live", headers={"X-Request-ID": "abc-1"})
     assert answer.headers["x-request-id"] == "abc-1"

@@ -27,6 +27,7 @@ from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool, Ticket
 from df2serve.service.problems import Code, Problem
 from df2serve.service.settings import Settings
+from df2serve.service.uploads import Uploads
 
 if TYPE_CHECKING:
     from df2serve.service.jobs.workflows import Workflows
@@ -91,6 +92,8 @@ class JobRunner:
     def __init__(self, settings: Settings, pool: Pool, metrics: Metrics) -> None:
         """Describe it; nothing runs yet."""
         self.store = JobStore(settings.state / "jobs")
+        self.uploads = Uploads(settings)
+        """Images that jobs are going to be made of."""
         self.jobs: dict[str, LiveJob] = {}
         self.boot = secrets.token_hex(4)
         """Tells the events of this process from those of earlier ones."""
@@ -134,6 +137,7 @@ class JobRunner:
             await asyncio.to_thread(self._workflows.stop)
 
     def _read_all(self) -> None:
+        self.uploads.load()
         self.store.sweep()
         for spec in self.store.specs():
             job = LiveJob(spec, end=self.store.end(spec.id))
@@ -331,7 +335,7 @@ class JobRunner:
             await asyncio.to_thread(self._workflows.begin, id)
 
     async def _sweep(self) -> None:
-        """Remove jobs that ended long ago, and go on with those whose workflow came to grief."""
+        """Remove what is old, and go on with jobs whose workflow came to grief."""
         while True:
             for job in [job for job in self.jobs.values() if job.end is None and not job.active]:
                 # DBOS goes on with workflows of a process that was killed, but not with those that
@@ -343,6 +347,7 @@ class JobRunner:
                 if job.end is not None and path.is_file() and path.stat().st_mtime < oldest:
                     del self.jobs[job.spec.id]
                     await asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True)
+            await self.uploads.sweep()
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def in_service(self, work: Coroutine[Any, Any, T]) -> T:

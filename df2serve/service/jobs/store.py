@@ -10,28 +10,23 @@ A folder without ``job.json`` belongs to a request that is under way.
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from df2serve.config import Frozen
-from df2serve.files import replacing
 from df2serve.service.formats import Rendering
 from df2serve.service.ingest import Upload
 from df2serve.service.params import PredictParams
+from df2serve.service.records import read_record, write_record
 from df2serve.service.schemas import ResultInfo
 from df2serve.service.tracing import current_trace
 
 __all__ = ["End", "ItemSpec", "JobSpec", "JobStore", "Outcome", "now"]
-
-_log = logging.getLogger(__name__)
-M = TypeVar("M", bound=Frozen)
 
 
 class ItemSpec(Frozen):
@@ -105,30 +100,30 @@ class JobStore:
 
     def create(self, spec: JobSpec) -> None:
         """Make a job of a folder; from now on it survives restarts."""
-        _write(self.folder(spec.id) / "job.json", spec)
+        write_record(self.folder(spec.id) / "job.json", spec)
 
     def spec(self, id: str) -> JobSpec | None:
         """Return what a job is."""
-        return _read(self.folder(id) / "job.json", JobSpec)
+        return read_record(self.folder(id) / "job.json", JobSpec)
 
     def end(self, id: str) -> End | None:
         """Return how a job ended, if it did."""
-        return _read(self.folder(id) / "end.json", End)
+        return read_record(self.folder(id) / "end.json", End)
 
     def write_end(self, id: str, end: End) -> End:
         """Note how a job ended; return what was said first, which is right."""
         found = self.end(id)
         if found is None:
-            _write(self.folder(id) / "end.json", end)
+            write_record(self.folder(id) / "end.json", end)
         return found or end
 
     def outcome(self, id: str, number: int) -> Outcome | None:
         """Return what became of an image, once it is known."""
-        return _read(self.item(id, number) / "outcome.json", Outcome)
+        return read_record(self.item(id, number) / "outcome.json", Outcome)
 
     def write_outcome(self, id: str, number: int, outcome: Outcome) -> None:
         """Note what became of an image."""
-        _write(self.item(id, number) / "outcome.json", outcome)
+        write_record(self.item(id, number) / "outcome.json", outcome)
 
     def specs(self) -> Iterator[JobSpec]:
         """Yield all jobs, in no order."""
@@ -152,20 +147,3 @@ class JobStore:
 def now() -> str:
     """Return the time, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _write(path: Path, content: Frozen) -> None:
-    with replacing(path, parents=True) as temporary, temporary.open("wb") as file:
-        file.write(content.model_dump_json().encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read(path: Path, kind: type[M]) -> M | None:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError):
-        _log.exception("%s cannot be read", path)
-        return None

@@ -6,17 +6,20 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from df2serve.service.auth import Principal, allowed
+from df2serve.service.ingest import Take
 from df2serve.service.jobs.runner import JobRunner
 from df2serve.service.metrics import Metrics
 from df2serve.service.pool import Pool
 from df2serve.service.problems import Code, ProblemDetails
 from df2serve.service.settings import Settings
+from df2serve.service.uploads import Uploads
 
 __all__ = [
     "AdminKey",
@@ -47,6 +50,15 @@ class Context:
     pool: Pool
     metrics: Metrics
     jobs: JobRunner
+
+    @property
+    def uploads(self) -> Uploads:
+        """Images that came before the requests that use them."""
+        return self.jobs.uploads
+
+    def take(self, key: Principal) -> Take:
+        """Return what gives a client its uploads."""
+        return partial(self.uploads.take, owner=key.name)
 
     @asynccontextmanager
     async def folder(self, id: str) -> AsyncIterator[Folder]:

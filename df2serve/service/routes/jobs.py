@@ -70,7 +70,9 @@ Job = Annotated[LiveJob, Depends(_job)]
         Code.UNAUTHORIZED,
         Code.FORBIDDEN,
         Code.MODEL_NOT_FOUND,
+        Code.UPLOAD_NOT_FOUND,
         Code.IDEMPOTENCY_CONFLICT,
+        Code.UPLOAD_INCOMPLETE,
         Code.BODY_TOO_LARGE,
         Code.UNSUPPORTED_MEDIA_TYPE,
         Code.BAD_PARAMETER,
@@ -88,7 +90,10 @@ async def create_job(
     key: JobsKey,
     idempotency_key: _KEY = None,
 ) -> JobInfo:
-    """Accept images, each a field ``image`` of a form, to be predicted when there is time."""
+    """Accept images, each a field ``image`` of a form, to be predicted when there is time.
+
+    A field ``upload`` with the id of an upload stands for the image that has come with it.
+    """
     if service.pool.draining:
         raise Problem(Code.DRAINING, "the service ends; try again", retry_after=10)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -97,7 +102,7 @@ async def create_job(
     id = _job_id(service, key.name, idempotency_key)
     async with service.folder(uuid.uuid4().hex) as folder:
         uploads, fields = await receive_files(
-            request, folder.path, service.settings, largest=service.settings.max_images
+            request, folder.path, service.take(key), largest=service.settings.max_images
         )
         query = merged(query, fields)
         spec = _spec(service, id, key.name, query, uploads)

@@ -39,6 +39,7 @@ from df2serve.service.problems import Code, Problem
 from df2serve.service.routes.context import Context, PredictKey, Service, problems
 from df2serve.service.routes.models import ModelName
 from df2serve.service.schemas import ResultInfo, Validation
+from df2serve.service.uploads import UPLOAD_PATTERN
 
 __all__ = [
     "PredictQuery",
@@ -77,11 +78,13 @@ def image_body(*, many: bool = False) -> dict[str, Any]:
     """Describe the body of a request with images for the OpenAPI document."""
     binary = {"type": "string", "format": "binary"}
     text = "JSON object of parameters, which win over those of the address"
+    id = {"type": "string", "pattern": UPLOAD_PATTERN, "description": "An upload that is whole"}
     form = {
         "type": "object",
-        "required": ["image"],
+        "anyOf": [{"required": ["image"]}, {"required": ["upload"]}],
         "properties": {
             "image": {"type": "array", "items": binary, "minItems": 1} if many else binary,
+            "upload": {"type": "array", "items": id, "minItems": 1} if many else id,
             "params": {
                 "type": "string",
                 "contentMediaType": "application/json",
@@ -100,7 +103,9 @@ _PROBLEMS = problems(
     Code.UNAUTHORIZED,
     Code.FORBIDDEN,
     Code.MODEL_NOT_FOUND,
+    Code.UPLOAD_NOT_FOUND,
     Code.NOT_ACCEPTABLE,
+    Code.UPLOAD_INCOMPLETE,
     Code.BODY_TOO_LARGE,
     Code.IMAGE_TOO_LARGE,
     Code.UNSUPPORTED_MEDIA_TYPE,
@@ -157,7 +162,7 @@ async def predict(
     async with service.folder(id) as folder:
         item = service.jobs.store.item(id, 0)
         item.mkdir(parents=True)
-        upload, fields = await receive_image(request, item, service.settings)
+        upload, fields = await receive_image(request, item, service.settings, service.take(key))
         query = merged(query, fields)
         rendering, params = rendering_of(query, request), params_of(query)
         spec = JobSpec(
@@ -199,13 +204,15 @@ async def validate(
     query: Annotated[ValidateQuery, Query()],
     request: Request,
     service: Service,
-    _: PredictKey,
+    key: PredictKey,
 ) -> Validation:
     """Say what a prediction of an image would be, from its header alone."""
     facts = service.pool.model(model)
     id = uuid.uuid4().hex
     async with service.folder(id) as folder:
-        upload, fields = await receive_image(request, folder.path, service.settings)
+        upload, fields = await receive_image(
+            request, folder.path, service.settings, service.take(key)
+        )
         query = merged(query, fields)
         done = await service.pool.ask(
             Validate(
