@@ -64,7 +64,7 @@ def test_a_full_disk(running, ensembles, tmp_path) -> None:
         before = client.post(PREDICT, content=npy(200))
         assert before.status_code == 200
         service = psutil.Process(process.pid)
-        workers = service.children(recursive=True)
+        workers = service.children()
 
         limit([service], SMALL)  # no upload can be stored
         assert_full(client.post(PREDICT, content=npy(200)))
