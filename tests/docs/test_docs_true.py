@@ -16,12 +16,15 @@ from pydantic import BaseModel
 
 import df2serve
 from df2serve.artifact import (
+    FEATURES,
     Ensemble,
+    FeatureBank,
     GoldenTensors,
     load_ensemble,
     pack_ensemble,
     with_files,
 )
+from df2serve.artifact.features import FeatureBankFacts
 from df2serve.artifact.manifest import (
     SCHEMA_VERSION,
     Calibration,
@@ -135,9 +138,13 @@ def section(heading: str, text: str = FORMAT) -> str:
     return rest.partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("model", [Manifest, Calibration])
+@pytest.mark.parametrize("model", [Manifest, Calibration, FeatureBankFacts])
 def test_every_field_is_described_and_none_is_invented(model: type[BaseModel]) -> None:
-    heading = {Manifest: "`ensemble.json`", Calibration: "`calibration.json`"}[model]
+    heading = {
+        Manifest: "`ensemble.json`",
+        Calibration: "`calibration.json`",
+        FeatureBankFacts: "`features.safetensors`",
+    }[model]
     assert described_fields(heading) == fields(model)
 
 
@@ -166,6 +173,24 @@ def test_the_document_describes_the_current_version() -> None:
 # -- files and hashes ---------------------------------------------------------------------------
 
 
+def random_bank(ensemble: Ensemble) -> FeatureBank:
+    (member,) = ensemble.manifest.members
+    weights = ensemble.manifest.files[f"{member.folder}/model.safetensors"].sha256
+    images = [
+        {"name": name, "image_sha256": f"{number:064x}", "kind": "held_out"}
+        for number, name in enumerate("ab")
+    ]
+    facts = FeatureBankFacts.model_validate(
+        {
+            "tile_shape": (64, 64),
+            "grid": {"kind": "overlap"},
+            "zoom_out": 1,
+            "members": [{"folder": member.folder, "weights_sha256": weights, "images": images}],
+        }
+    )
+    return FeatureBank(facts, {member.folder: np.eye(2, 192, dtype=np.float32)})
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     """An ensemble with every file that the format knows."""
@@ -174,7 +199,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     image = np.zeros((1, 40, 50), dtype=np.uint8)
     prediction = predict(image, ensemble=bare, axes="CYX")
     golden = GoldenTensors(image=image, probs=prediction.probs, total=prediction.total)
-    return with_files(bare, golden.to_files() | {"calibration.json": b"{}"})
+    files = {"calibration.json": b"{}", FEATURES: random_bank(bare).to_bytes()}
+    return with_files(bare, golden.to_files() | files)
 
 
 def test_the_layout_shows_every_file(whole: Ensemble) -> None:
@@ -187,6 +213,7 @@ CALLS: dict[str, Callable[[Ensemble, str], object]] = {
     "load_ensemble": lambda ensemble, _: load_ensemble(ensemble.source),
     "Ensemble.load_member": lambda ensemble, _: ensemble.load_member(0),
     "Ensemble.golden": lambda ensemble, _: ensemble.golden(),
+    "Ensemble.features": lambda ensemble, _: ensemble.features(),
     "Ensemble.read": lambda ensemble, path: ensemble.read(path),
     "Ensemble.verify": lambda ensemble, _: ensemble.verify(),
     "pack_ensemble": lambda ensemble, _: pack_ensemble(ensemble, f"{ensemble.source}.zip"),

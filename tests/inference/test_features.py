@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,15 @@ from df2serve.core.tiling import TileSpec, plan_tiles
 from df2serve.errors import BackendError
 from df2serve.inference import Prediction
 from df2serve.io import Image
-from df2serve.testing import random_ensemble
+from df2serve.testing import (
+    FITTED_SCENE,
+    CellSample,
+    fitted_ensemble,
+    generate_cells,
+    generate_ood,
+    random_ensemble,
+)
+from df2serve.testing.cells import OOD_KINDS
 
 RNG = np.random.default_rng(5)
 CONFIG = PRESETS["accurate"]
@@ -46,7 +55,7 @@ def vectors_of(ensemble: Ensemble, image: np.ndarray, config: InferenceConfig = 
         return predictor.predict(image).summary.features
 
 
-def with_bank(ensemble: Ensemble, images: list[np.ndarray]) -> Ensemble:
+def with_bank(ensemble: Ensemble, images: list[np.ndarray], tile: int = 64) -> Ensemble:
     vectors = [vectors_of(ensemble, image) for image in images]
     listed = tuple(
         BankImage(name=str(i), image_sha256=hash_of(image), kind="held_out")
@@ -60,7 +69,9 @@ def with_bank(ensemble: Ensemble, images: list[np.ndarray]) -> Ensemble:
         )
         for member in ensemble.manifest.members
     )
-    facts = FeatureBankFacts(tile_shape=(64, 64), grid=CONFIG.grid, zoom_out=1.0, members=members)
+    facts = FeatureBankFacts(
+        tile_shape=(tile, tile), grid=CONFIG.grid, zoom_out=1.0, members=members
+    )
     bank = FeatureBank(
         facts,
         {
@@ -174,6 +185,23 @@ def test_odd_images_are_farther(banked: Ensemble) -> None:
         found = df2serve.predict(odd, ensemble=banked).scores.feature_distance
         assert found is not None
         assert found > max(one.scores.feature_distance or 9 for one in ordinary)
+
+
+@pytest.mark.slow
+def test_networks_that_know_cells_find_all_kinds_of_odd_images_farther(tmp_path: Path) -> None:
+    """On average over three images of a kind, farther than any of eight ordinary ones."""
+    scene = FITTED_SCENE
+    fitted = fitted_ensemble(tmp_path / "cells", members=2, images=8, steps=40)
+    banked = with_bank(fitted, [generate_cells(scene, i).image[0] for i in range(12)], tile=128)
+    with df2serve.Predictor(banked, config=CONFIG) as predictor:
+
+        def distance(sample: CellSample) -> float:
+            return predictor.predict(sample.image[0]).scores.feature_distance or 0.0
+
+        ordinary = [distance(generate_cells(scene, 50 + i)) for i in range(8)]
+        for kind in OOD_KINDS:
+            odd = [distance(generate_ood(kind, scene, 60 + i)) for i in range(3)]
+            assert np.mean(odd) > max(ordinary), kind
 
 
 # -- where it cannot be said ----------------------------------------------------------------------
