@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 
-from df2serve.artifact.manifest import ReferenceKind
+from df2serve.artifact.manifest import Manifest, ReferenceKind
 from df2serve.config import Frozen, Grid, InferenceConfig, describe_validation_error
 from df2serve.core.features import nearest_distance
 from df2serve.errors import IntegrityError, ManifestError
@@ -140,6 +140,24 @@ class FeatureBank:
             others = [image.image_sha256 != without for image in members[folder].images]
             found.append(nearest_distance(vector, bank[others]))
         return fmean(found)
+
+    def of_weights(self, manifest: Manifest) -> FeatureBank:
+        """Return the bank for the same networks in other files, such as those of a package.
+
+        Args:
+            manifest: with the same folders of members.
+        """
+        known = {member.folder: member for member in self.facts.members}
+        members = tuple(
+            known[member.folder].model_copy(
+                update={
+                    "weights_sha256": manifest.files[f"{member.folder}/model.safetensors"].sha256
+                }
+            )
+            for member in manifest.members
+        )
+        facts = self.facts.model_copy(update={"members": members})
+        return FeatureBank(facts, {one.folder: self.vectors[one.folder] for one in members})
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the file; equal banks give equal bytes."""

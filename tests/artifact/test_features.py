@@ -10,38 +10,17 @@ import pytest
 import safetensors.numpy
 
 from df2serve.artifact import FEATURES, Ensemble, FeatureBank, pack_ensemble, with_files
-from df2serve.artifact.features import BankImage, BankMember, FeatureBankFacts
 from df2serve.config import PRESETS, OverlapGrid
 from df2serve.errors import ArtifactError, IntegrityError, ManifestError
 from df2serve.inference import predict
 from df2serve.testing import random_ensemble
+from df2serve.testing.ensembles import random_bank
 
 CONFIG = PRESETS["accurate"].updated(tile_shape=(64, 64), zoom_out=1.0)
-RNG = np.random.default_rng(2)
-
-
-def images(*marks: int) -> tuple[BankImage, ...]:
-    return tuple(
-        BankImage(name=f"image {i}", image_sha256=f"{i:064x}", kind="held_out") for i in marks
-    )
 
 
 def bank_of(ensemble: Ensemble, *marks: int, channels: int = 192) -> FeatureBank:
-    """Random vectors for images that are told by a number."""
-    members = tuple(
-        BankMember(
-            folder=member.folder,
-            weights_sha256=ensemble.manifest.files[f"{member.folder}/model.safetensors"].sha256,
-            images=images(*marks),
-        )
-        for member in ensemble.manifest.members
-    )
-    facts = FeatureBankFacts(tile_shape=(64, 64), grid=OverlapGrid(), zoom_out=1.0, members=members)
-    vectors = RNG.normal(size=(len(members), len(marks), channels)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return FeatureBank(
-        facts, {member.folder: own for member, own in zip(members, vectors, strict=True)}
-    )
+    return random_bank(ensemble, images=marks, channels=channels)
 
 
 @pytest.fixture(scope="module")

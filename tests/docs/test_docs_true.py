@@ -18,7 +18,6 @@ import df2serve
 from df2serve.artifact import (
     FEATURES,
     Ensemble,
-    FeatureBank,
     GoldenTensors,
     load_ensemble,
     pack_ensemble,
@@ -37,6 +36,7 @@ from df2serve.config import PRESETS
 from df2serve.errors import IntegrityError
 from df2serve.inference import predict
 from df2serve.testing import random_ensemble
+from df2serve.testing.ensembles import random_bank
 
 ROOT = Path(__file__).parents[2]
 FORMAT = (ROOT / "docs/artifact-format.md").read_text(encoding="utf-8")
@@ -171,24 +171,6 @@ def test_the_document_describes_the_current_version() -> None:
 
 
 # -- files and hashes ---------------------------------------------------------------------------
-
-
-def random_bank(ensemble: Ensemble) -> FeatureBank:
-    (member,) = ensemble.manifest.members
-    weights = ensemble.manifest.files[f"{member.folder}/model.safetensors"].sha256
-    images = [
-        {"name": name, "image_sha256": f"{number:064x}", "kind": "held_out"}
-        for number, name in enumerate("ab")
-    ]
-    facts = FeatureBankFacts.model_validate(
-        {
-            "tile_shape": (64, 64),
-            "grid": {"kind": "overlap"},
-            "zoom_out": 1,
-            "members": [{"folder": member.folder, "weights_sha256": weights, "images": images}],
-        }
-    )
-    return FeatureBank(facts, {member.folder: np.eye(2, 192, dtype=np.float32)})
 
 
 @pytest.fixture(scope="module")
