@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 import df2serve
 from df2serve.artifact import FEATURES, Ensemble, FeatureBank, with_files
 from df2serve.artifact.features import BankImage, BankMember, FeatureBankFacts
-from df2serve.backends import open_members
+from df2serve.backends import FeatureRunner, open_members
 from df2serve.config import PRESETS, CentreGrid, InferenceConfig, RuntimeConfig
+from df2serve.core.augment import View
+from df2serve.core.mixture import Mixture
 from df2serve.core.tiling import TileSpec, plan_tiles
-from df2serve.errors import BackendError
+from df2serve.errors import BackendError, OutOfMemoryError
 from df2serve.inference import Prediction
 from df2serve.io import Image
 from df2serve.testing import (
@@ -31,7 +34,7 @@ from df2serve.testing.cells import OOD_KINDS
 RNG = np.random.default_rng(5)
 CONFIG = PRESETS["accurate"]
 IMAGES = [
-    (110 + 60 * np.sin(np.arange(150)[:, None] / a) + RNG.normal(scale=6, size=(150, 40)))
+    (110 + 60 * np.sin(np.arange(150) / a) + RNG.normal(scale=6, size=(40, 150)))
     .clip(0, 255)
     .astype(np.uint8)
     for a in (5, 6, 7, 8)
@@ -133,7 +136,7 @@ def naive_vectors(ensemble: Ensemble, image: np.ndarray, config: InferenceConfig
 def test_vectors_are_means_over_pixels_and_tiles(
     bare: Ensemble, grid: CentreGrid, batch_size: int | None
 ) -> None:
-    """The image is narrower than a tile. Batches change vectors by less than 1e-5."""
+    """The image is lower than a tile, and four tiles wide. Batches change less than 1e-5."""
     config = CONFIG.updated(grid=grid)
     found = vectors_of(bare, IMAGES[0], config, batch_size=batch_size)
     np.testing.assert_allclose(found, naive_vectors(bare, IMAGES[0], config), atol=1e-5)
@@ -181,7 +184,7 @@ def test_the_distance_is_that_of_a_loop_without_the_image_itself(banked: Ensembl
 
 def test_odd_images_are_farther(banked: Ensemble) -> None:
     ordinary = [df2serve.predict(opened(image), ensemble=banked) for image in IMAGES]
-    for odd in (np.zeros((150, 40), np.uint8), RNG.integers(0, 255, (150, 40), dtype=np.uint8)):
+    for odd in (np.zeros((40, 150), np.uint8), RNG.integers(0, 255, (40, 150), dtype=np.uint8)):
         found = df2serve.predict(odd, ensemble=banked).scores.feature_distance
         assert found is not None
         assert found > max(one.scores.feature_distance or 9 for one in ordinary)
@@ -239,6 +242,47 @@ def test_some_members_of_all_give_none_and_say_so(banked: Ensemble) -> None:
             found = predictor.predict(IMAGES[0])
     assert found.scores.feature_distance is None
     assert "2 of the ensemble's 3 members" in found.summary.notes[0]
+
+
+class TightMemory:
+    """A real member on a device that holds only so many network inputs at once."""
+
+    def __init__(self, member: FeatureRunner, room: int) -> None:
+        self._member = member
+        self._room = room
+        self.info = member.info
+        self.run, self.close = member.run, member.close
+
+    def __enter__(self) -> TightMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def _require_room(self, tiles: np.ndarray, some_views: Sequence[View]) -> None:
+        if len(tiles) * len(some_views) > self._room:
+            message = "full"
+            raise OutOfMemoryError(message)
+
+    def run_views(self, tiles: np.ndarray, some_views: Sequence[View]) -> Mixture:
+        self._require_room(tiles, some_views)
+        return self._member.run_views(tiles, some_views)
+
+    def run_views_pooled(self, tiles: np.ndarray, some_views: Sequence[View], kept):
+        self._require_room(tiles, some_views)
+        return self._member.run_views_pooled(tiles, some_views, kept)
+
+
+@pytest.mark.parametrize("room", [1, 3, 5])
+def test_a_smaller_batch_counts_every_tile_once(banked: Ensemble, room: int) -> None:
+    new = IMAGES[0][::-1].copy()
+    expected = df2serve.predict(new, ensemble=banked).scores.feature_distance
+    runtime = RuntimeConfig(batch_size=16)
+    with open_members(banked, runtime=runtime, precision="fp32", tile_shape=(64, 64)) as members:
+        tight = [TightMemory(member, room) for member in members]
+        with df2serve.Predictor(banked, runtime=runtime, runners=tight) as predictor:
+            found = predictor.predict(new)
+    assert found.summary.batch_size <= room
+    assert found.scores.feature_distance == pytest.approx(expected, abs=1e-5)
 
 
 def test_features_that_are_no_numbers_give_none(
