@@ -48,6 +48,7 @@ SCORES = {
     "one_minus_expected_dice": "1 - expected Dice",
     "one_minus_pairwise_dice": "1 - pairwise Dice",
     "one_minus_member_dice": "1 - member Dice",
+    "feature_distance": "feature distance",
     "looks": "looks of the image",
     "ood": "ood (several and looks)",
 }

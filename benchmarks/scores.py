@@ -94,8 +94,7 @@ def predict_alone(predictor: Predictor, image: Image) -> None:
             plan=plan,
             affine=affine_of(predictor.ensemble.manifest.normalization, image.data),
             tile_done=lambda _: None,
-            agreement=_Nothing(),
-            statistics=_Nothing(),
+            gathered=engine_module.Gathered(_Nothing(), _Nothing()),
         )
         for _ in bands:
             pass

@@ -16,6 +16,7 @@ from torch import nn
 
 from df2serve.artifact._package import ENSEMBLE, WEIGHTS, PackageStore
 from df2serve.artifact._schemes import open_address, scheme_of
+from df2serve.artifact.features import FEATURES, FeatureBank
 from df2serve.artifact.manifest import (
     MANIFEST_LIMIT,
     Calibration,
@@ -234,6 +235,33 @@ class Ensemble:
                 total=output["total"],
                 distance=output.get("distance"),
             )
+
+    def features(self) -> FeatureBank | None:
+        """Return what the members see in the reference images, if the ensemble holds it.
+
+        Raises:
+            IntegrityError: the file is damaged, or of other networks.
+            ManifestError: its metadata do not follow the schema.
+        """
+        if FEATURES not in self.manifest.files:
+            return None
+        bank = FeatureBank.from_bytes(self.read(FEATURES))
+        _require_bank_of(bank, self.manifest)
+        return bank
+
+
+def _require_bank_of(bank: FeatureBank, manifest: Manifest) -> None:
+    """Refuse a bank of other networks."""
+    hashes = {member.folder: member.weights_sha256 for member in bank.facts.members}
+    for member in manifest.members:
+        weights = manifest.files[f"{member.folder}/model.safetensors"].sha256
+        if hashes.get(member.folder) != weights:
+            found = hashes.get(member.folder, "none")[:12]
+            message = (
+                f"{FEATURES} is of another network than {member.folder} (weights {found}, expected "
+                f"{weights[:12]}); make it again with 'df2serve evaluate --calibrate --features'"
+            )
+            raise IntegrityError(message)
 
 
 def load_ensemble(source: str | Path, *, cache: Path | None = None) -> Ensemble:

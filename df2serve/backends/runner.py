@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from df2serve.core.augment import View
 from df2serve.core.mixture import Mixture
 from df2serve.types import TileBatch, TileProbs
 
-__all__ = ["MemberRunner", "RunnerInfo", "mixture_of_views"]
+__all__ = ["FeatureRunner", "MemberRunner", "RunnerInfo", "TileFeatures", "mixture_of_views"]
+
+TileFeatures: TypeAlias = NDArray[np.float32]
+"""Pooled features of tiles, axes (N, channels)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,31 @@ class MemberRunner(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class FeatureRunner(MemberRunner, Protocol):
+    """A member that also tells what it sees in an image, in the same forward passes."""
+
+    def run_views_pooled(
+        self, tiles: TileBatch, views: Sequence[View], kept: Sequence[tuple[slice, slice]], /
+    ) -> tuple[Mixture, TileFeatures]:
+        """Return what ``run_views`` returns, bit by bit, and pooled features.
+
+        Args:
+            tiles: axes (N, C, Y, X).
+            views: test-time views, the identity among them.
+            kept: per tile, its rows and columns that lie in the image.
+
+        Returns:
+            The mixture and, of the identity view, the mean over these pixels of the deepest
+            feature map of the encoder, in which each entry stands for an equal share of the tile
+            (:func:`df2serve.core.features.inside_shares`).
+
+        Raises:
+            BackendError: the network has no encoder with a deepest feature map.
+            OutOfMemoryError: the batch does not fit; a smaller one may.
+        """
 
 
 def mixture_of_views(

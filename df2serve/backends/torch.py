@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from df2serve.artifact import activate
-from df2serve.backends.runner import RunnerInfo
+from df2serve.backends.runner import RunnerInfo, TileFeatures
 from df2serve.config import Precision
 from df2serve.core.augment import View
+from df2serve.core.features import inside_shares
 from df2serve.core.mixture import Mixture
 from df2serve.errors import BackendError, BackendUnavailableError, OutOfMemoryError
 from df2serve.types import TileBatch, TileProbs
 
 __all__ = ["TorchMemberRunner", "choose_device", "choose_precision"]
 
+_IDENTITY = View(transpose=False, flip_y=False, flip_x=False)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PREFERRED_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23, "mps": 1 << 21}
 
@@ -70,23 +72,24 @@ class TorchMemberRunner:
     def run_views(self, tiles: TileBatch, views: Sequence[View], /) -> Mixture:
         """Return the mixture over views; see :class:`~df2serve.backends.MemberRunner`."""
         with _running():
-            uploaded = self._upload(tiles)
-            maps = self._maps(torch.cat([_apply(view, uploaded) for view in views]))
-            restored = [
-                _invert(view, part)
-                for view, part in zip(views, torch.split(maps, len(tiles)), strict=True)
-            ]
-            total, squares = restored[0].clone(), self._sum_of_squares(restored[0])
-            for part in restored[1:]:
-                total += part
-                squares += self._sum_of_squares(part)
-            probs, distance = (total[:, :-1], total[:, -1]) if self._distance else (total, None)
-            return Mixture(
-                probs=_to_numpy(probs),
-                squares=_to_numpy(squares),
-                count=len(views),
-                distance=None if distance is None else _to_numpy(distance),
-            )
+            return self._mixture(tiles, views)
+
+    def run_views_pooled(
+        self, tiles: TileBatch, views: Sequence[View], kept: Sequence[tuple[slice, slice]], /
+    ) -> tuple[Mixture, TileFeatures]:
+        """Return features as well; see :class:`~df2serve.backends.FeatureRunner`."""
+        with _running(), _hearing(self._network) as heard:
+            mixture = self._mixture(tiles, views)
+            start = list(views).index(_IDENTITY) * len(tiles)
+            features = _deepest(heard)[start : start + len(tiles)].float()
+            for axis, side in ((-2, tiles.shape[-2]), (-1, tiles.shape[-1])):
+                cells = features.shape[axis]
+                shares = [inside_shares(one[axis], side=side, cells=cells) for one in kept]
+                weights = torch.from_numpy(np.stack(shares)).to(self._device)
+                features = features * (
+                    weights[:, None, :, None] if axis == -2 else weights[:, None, None, :]
+                )
+            return mixture, _to_numpy(features.sum(dim=(-2, -1)))
 
     def close(self) -> None:
         """Free the device's memory."""
@@ -106,6 +109,25 @@ class TorchMemberRunner:
     ) -> None:
         """Close the runner."""
         self.close()
+
+    def _mixture(self, tiles: TileBatch, views: Sequence[View]) -> Mixture:
+        uploaded = self._upload(tiles)
+        maps = self._maps(torch.cat([_apply(view, uploaded) for view in views]))
+        restored = [
+            _invert(view, part)
+            for view, part in zip(views, torch.split(maps, len(tiles)), strict=True)
+        ]
+        total, squares = restored[0].clone(), self._sum_of_squares(restored[0])
+        for part in restored[1:]:
+            total += part
+            squares += self._sum_of_squares(part)
+        probs, distance = (total[:, :-1], total[:, -1]) if self._distance else (total, None)
+        return Mixture(
+            probs=_to_numpy(probs),
+            squares=_to_numpy(squares),
+            count=len(views),
+            distance=None if distance is None else _to_numpy(distance),
+        )
 
     def _upload(self, tiles: TileBatch) -> Tensor:
         source = torch.from_numpy(np.require(tiles, requirements=["C", "W"]))
@@ -179,6 +201,33 @@ def _running() -> Iterator[None]:
     )
     with torch.inference_mode(), kernels, _memory_errors():
         yield
+
+
+@contextmanager
+def _hearing(network: nn.Module | None) -> Iterator[list[Any]]:
+    """Gather what the encoder of a network returns; what it computes stays the same."""
+    heard: list[Any] = []
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        yield heard
+        return
+    hook = encoder.register_forward_hook(lambda _module, _inputs, output: heard.append(output))
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
+def _deepest(heard: Sequence[Any]) -> Tensor:
+    """Return the last feature map (N, channels, rows, columns) of one forward pass."""
+    found = heard[0][-1] if len(heard) == 1 and isinstance(heard[0], list | tuple) else None
+    if not isinstance(found, Tensor) or found.ndim != len("NCYX"):
+        message = (
+            "the network has no encoder that gives feature maps, the deepest one last; features "
+            "need one, as networks of segmentation-models-pytorch have"
+        )
+        raise BackendError(message)
+    return found
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from df2serve.core.scores import OOD_SCORES
+from df2serve.core.scores import OOD_SCORES, ScoreName
 
 __all__ = ["Looks", "Oddness", "measure_oddness", "strangeness"]
 
 _TINY = np.finfo(np.float32).eps
 _FEWEST = 2
+_ONE_SIDED: tuple[ScoreName, ...] = ("feature_distance",)
+"""Scores of which less than usual is not odd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,9 @@ def measure_oddness(image: Looks, references: Sequence[Looks]) -> Oddness | None
 
     These are the statistics and the scores of :data:`~df2serve.core.scores.OOD_SCORES`. A call "out
     of distribution" at ``p_value <= level`` is a false alarm with a chance of at most that level,
-    whatever the dependence of the numbers: references and image are compared alike.
+    whatever the dependence of the numbers: references and image are compared alike. Of the distance
+    to a bank of features only more than the median counts: references that are in the bank lack one
+    neighbor, themselves, so that they are a little farther from it than a new image of their kind.
 
     Returns:
         ``None`` for fewer than two references, or if nothing is in common.
@@ -61,6 +65,8 @@ def measure_oddness(image: Looks, references: Sequence[Looks]) -> Oddness | None
     if not shared or len(references) < _FEWEST:
         return None
     table = np.array([[one[name] for name in shared] for one in numbers], dtype=np.float64)
+    for number in (shared.index(name) for name in _ONE_SIDED if name in shared):
+        table[:, number] = np.maximum(table[:, number], np.median(table[:, number]))
     (found,) = strangeness(table[None])
     return Oddness(float(found[-1]), float(np.mean(found >= found[-1])))
 

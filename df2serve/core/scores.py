@@ -25,13 +25,20 @@ ScoreName: TypeAlias = Literal[
     "one_minus_expected_dice",
     "one_minus_pairwise_dice",
     "one_minus_member_dice",
+    "feature_distance",
 ]
 """Names of the risk scores."""
 
 SCORES: tuple[ScoreName, ...] = get_args(ScoreName)
 """All of them; higher is worse."""
 
-OOD_SCORES: tuple[ScoreName, ...] = ("u", "u_epistemic", "u_top", "one_minus_pairwise_dice")
+OOD_SCORES: tuple[ScoreName, ...] = (
+    "u",
+    "u_epistemic",
+    "u_top",
+    "one_minus_pairwise_dice",
+    "feature_distance",
+)
 """Those that tell together whether an image is out of distribution."""
 
 EmptyRule: TypeAlias = Literal["largest", "absent"]
@@ -64,6 +71,9 @@ class ImageScores:
     """1 - mean Dice score of the masks of two members; absent for a single member."""
     one_minus_member_dice: float | None = None
     """1 - mean Dice score of a member's mask and the ensemble's; absent for a single member."""
+    feature_distance: float | None = None
+    """Distance of the members' features to those of reference images, in [0, 2]; absent where the
+    ensemble has no bank of them, or it does not compare: see :mod:`df2serve.core.features`."""
     components: int | None = None
     """Connected regions of foreground."""
     median_component_px: float | None = None

@@ -89,6 +89,10 @@ class TilePlan:
         """Return the rows and columns of a tile that no other tile sees closer to its middle."""
         return self.rows.cell(spec.row), self.columns.cell(spec.column)
 
+    def kept(self, spec: TileSpec) -> tuple[slice, slice]:
+        """Return the rows and columns of a tile that lie in the image."""
+        return self.rows.kept[spec.row], self.columns.kept[spec.column]
+
     def row_span(self, row: int) -> slice:
         """Return the image rows that the tiles of one tile row see."""
         samples = self.rows.samples[row]
@@ -195,7 +199,7 @@ class Stitcher:
     def add(self, spec: TileSpec, values: NDArray[np.float32]) -> None:
         """Add the maps of one tile, axes (channels, tile rows, tile columns)."""
         rows, columns = self._plan.rows, self._plan.columns
-        kept = (rows.kept[spec.row], columns.kept[spec.column])
+        kept = self._plan.kept(spec)
         placed = rows.placed[spec.row]
         target = slice(placed.start - self._top, placed.stop - self._top)
         self._band[:, target, columns.placed[spec.column]] += (

@@ -17,7 +17,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from df2serve.artifact import save_ensemble
+from df2serve.artifact import FEATURES, save_ensemble, with_files
 from df2serve.artifact._package import ENSEMBLE, without_weights
 from df2serve.config import InstanceConfig
 from df2serve.errors import ExportError
@@ -170,7 +170,10 @@ def _ensemble(source: ExportSource, folder: Path) -> bytes:
         kept = {} if golden is None else golden.to_files()
         if "calibration.json" in ensemble.manifest.files:
             kept["calibration.json"] = ensemble.read("calibration.json")
-    save_ensemble(folder / "ensemble", fields, source.networks, files=kept)
+    saved = save_ensemble(folder / "ensemble", fields, source.networks, files=kept)
+    bank = ensemble.features() if source.settings.member is None else None
+    if bank is not None:
+        with_files(saved, {FEATURES: bank.of_weights(saved.manifest).to_bytes()})
     return without_weights(folder / "ensemble")
 
 

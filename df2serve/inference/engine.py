@@ -10,11 +10,12 @@ from threading import Event
 import numpy as np
 from numpy.typing import NDArray
 
-from df2serve.backends import MemberRunner
+from df2serve.backends import FeatureRunner, MemberRunner, TileFeatures
 from df2serve.config import InferenceConfig
 from df2serve.core import uncertainty
 from df2serve.core.agreement import MemberAgreement, most_probable
-from df2serve.core.augment import View, views
+from df2serve.core.augment import views
+from df2serve.core.features import FeatureMeans
 from df2serve.core.image_statistics import StatisticsAccumulator
 from df2serve.core.mixture import Mixture
 from df2serve.core.normalize import Affine
@@ -25,12 +26,51 @@ from df2serve.inference.prediction import Band
 from df2serve.io import require_finite
 from df2serve.types import PixelSource, TileBatch
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Gathered"]
 
 _Cell = tuple[slice, slice]
 """Rows and columns of a tile."""
 _Classes = NDArray[np.unsignedinteger]
 """Most probable classes, axes (masks, pixels)."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What is gathered on the way, besides maps."""
+
+    agreement: MemberAgreement
+    """What the members say of each pixel."""
+    statistics: StatisticsAccumulator
+    """Every row of the image."""
+    features: FeatureMeans | None = None
+    """What the members see, for which all runners have to be feature runners."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some tiles."""
+
+    tiles: TileBatch
+    cells: Sequence[_Cell]
+    """What no other tile sees closer to its middle."""
+    kept: Sequence[_Cell] | None
+    """What lies in the image; absent where features are not wanted."""
+
+    def __getitem__(self, some: slice) -> _Batch:
+        kept = None if self.kept is None else self.kept[some]
+        return _Batch(self.tiles[some], self.cells[some], kept)
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """What all members and views make of some tiles."""
+
+    mixture: Mixture
+    classes: _Classes
+    """Of every member and, last, of their mean, within the tiles' cells."""
+    features: Sequence[TileFeatures]
+    """Of every member, where they are wanted."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +97,7 @@ class Engine:
         plan: TilePlan,
         affine: Affine,
         tile_done: Callable[[int], None],
-        agreement: MemberAgreement,
-        statistics: StatisticsAccumulator,
+        gathered: Gathered,
     ) -> Iterator[Band]:
         """Yield the rows of a prediction from top to bottom.
 
@@ -69,13 +108,12 @@ class Engine:
             plan: the tiles of the image.
             affine: intensities to network input.
             tile_done: called with the number of tiles finished so far.
-            agreement: gathers what the members say of each pixel.
-            statistics: gathers every row of the image.
+            gathered: is told everything that scores are made of, except the bands.
 
         Raises:
             CancelledError: :attr:`cancel` was set.
             OutOfMemoryError: not even one network input fits.
-            BackendError: a distance is expected and the members give none.
+            BackendError: a distance or features are expected and the members give none.
             DecodeError: an intensity is NaN or infinite.
         """
         per_tile = self.config.map_order == "per_tile"
@@ -88,15 +126,24 @@ class Engine:
             span = plan.row_span(row)
             pixels = image[:, span, 0 : plan.columns.length]
             require_finite(pixels, f"rows from {span.start}")
-            statistics.update(pixels[:, max(0, statistics.rows - span.start) :])
+            new = max(0, gathered.statistics.rows - span.start)
+            gathered.statistics.update(pixels[:, new:])
             group = max(1, self.batch_size // self.config.views)
             every_spec = [TileSpec(row, column) for column in range(len(plan.columns))]
             for first in range(0, len(every_spec), group):
                 specs = every_spec[first : first + group]
-                tiles = affine(np.stack([plan.cut(pixels, spec) for spec in specs]))
-                mixture, classes = self._mixture(tiles, [plan.cell(spec) for spec in specs])
-                agreement.update(classes)
-                for spec, maps in zip(specs, self._maps(mixture), strict=True):
+                batch = _Batch(
+                    tiles=affine(np.stack([plan.cut(pixels, spec) for spec in specs])),
+                    cells=[plan.cell(spec) for spec in specs],
+                    kept=[plan.kept(spec) for spec in specs]
+                    if gathered.features is not None
+                    else None,
+                )
+                pooled = self._mixture(batch)
+                gathered.agreement.update(pooled.classes)
+                if gathered.features is not None:
+                    gathered.features.update(pooled.features)
+                for spec, maps in zip(specs, self._maps(pooled.mixture), strict=True):
                     stitcher.add(spec, maps)
                 done += len(specs)
                 tile_done(done)
@@ -121,30 +168,28 @@ class Engine:
             maps.append(_required(mixture.mean_distance)[:, None])
         return np.concatenate(maps, axis=1)
 
-    def _mixture(self, tiles: TileBatch, cells: Sequence[_Cell]) -> tuple[Mixture, _Classes]:
-        """Pool all members and views of some tiles, in smaller batches if memory requires.
-
-        The classes are those of every member and, last, of their mean, within the tiles' cells.
-        """
+    def _mixture(self, batch: _Batch) -> _Pooled:
+        """Pool all members and views of some tiles, in smaller batches if memory requires."""
         while True:
             try:
-                return self._pooled(tiles, cells)
+                return self._pooled(batch)
             except OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-                self.batch_size = max(1, min(self.batch_size, len(tiles) * self.config.views) // 2)
+                self.batch_size = max(
+                    1, min(self.batch_size, len(batch.tiles) * self.config.views) // 2
+                )
                 _log.warning("out of memory; going on with batches of %d", self.batch_size)
 
-    def _pooled(self, tiles: TileBatch, cells: Sequence[_Cell]) -> tuple[Mixture, _Classes]:
+    def _pooled(self, batch: _Batch) -> _Pooled:
         tiles_at_once = max(1, self.batch_size // self.config.views)
         parts = [
-            self._mixture_of_batch(tiles[some], cells[some])
-            for start in range(0, len(tiles), tiles_at_once)
-            for some in (slice(start, start + tiles_at_once),)
+            self._mixture_of_batch(batch[start : start + tiles_at_once])
+            for start in range(0, len(batch.tiles), tiles_at_once)
         ]
         if len(parts) == 1:
             return parts[0]
-        mixtures = [mixture for mixture, _ in parts]
+        mixtures = [part.mixture for part in parts]
         distances = [part.distance for part in mixtures if part.distance is not None]
         pooled = Mixture(
             probs=np.concatenate([part.probs for part in mixtures]),
@@ -152,39 +197,50 @@ class Engine:
             count=mixtures[0].count,
             distance=np.concatenate(distances) if distances else None,
         )
-        return pooled, np.concatenate([classes for _, classes in parts], axis=1)
+        return _Pooled(
+            mixture=pooled,
+            classes=np.concatenate([part.classes for part in parts], axis=1),
+            features=[
+                np.concatenate(one) for one in zip(*(part.features for part in parts), strict=True)
+            ],
+        )
 
-    def _mixture_of_batch(
-        self, tiles: TileBatch, cells: Sequence[_Cell]
-    ) -> tuple[Mixture, _Classes]:
-        members = (self._member(runner, tiles) for runner in self.runners)
-        mixture = next(members)
-        classes = [_classes_in(mixture.probs, cells)]
-        for member in members:
-            classes.append(_classes_in(member.probs, cells))
+    def _mixture_of_batch(self, batch: _Batch) -> _Pooled:
+        members = (self._member(runner, batch) for runner in self.runners)
+        mixture, seen = next(members)
+        classes, features = [_classes_in(mixture.probs, batch.cells)], [seen]
+        for member, seen in members:
+            classes.append(_classes_in(member.probs, batch.cells))
+            features.append(seen)
             mixture += member
-        classes.append(_classes_in(mixture.probs, cells))
-        return mixture, np.stack(classes)
+        classes.append(_classes_in(mixture.probs, batch.cells))
+        wanted = [one for one in features if one is not None]
+        return _Pooled(mixture=mixture, classes=np.stack(classes), features=wanted)
 
-    def _member(self, runner: MemberRunner, tiles: TileBatch) -> Mixture:
-        """Return the mixture of one member over all views."""
+    def _member(self, runner: MemberRunner, batch: _Batch) -> tuple[Mixture, TileFeatures | None]:
+        """Return the mixture of one member over all views, and its features if wanted."""
         every_view = views(self.config.views)
         first, *others = (
             every_view[start : start + self.batch_size]
             for start in range(0, len(every_view), self.batch_size)
         )
-        mixture = self._forward(runner, first, tiles)
+        self._require_wanted()
+        features = None
+        if batch.kept is None:
+            mixture = runner.run_views(batch.tiles, first)
+        else:  # the identity is the first view
+            mixture, features = _required_features(runner).run_views_pooled(
+                batch.tiles, first, batch.kept
+            )
         for some_views in others:
-            mixture += self._forward(runner, some_views, tiles)
-        return mixture
+            self._require_wanted()
+            mixture += runner.run_views(batch.tiles, some_views)
+        return mixture, features
 
-    def _forward(
-        self, runner: MemberRunner, some_views: Sequence[View], tiles: TileBatch
-    ) -> Mixture:
+    def _require_wanted(self) -> None:
         if self.cancel.is_set():
             message = "the prediction was cancelled"
             raise CancelledError(message)
-        return runner.run_views(tiles, some_views)
 
     def _band(self, top: int, final: NDArray[np.float32]) -> Band:
         """Turn blended maps into a mask and uncertainties."""
@@ -213,6 +269,13 @@ def _classes_in(probs: NDArray[np.float32], cells: Sequence[_Cell]) -> _Classes:
     return np.concatenate(
         [most_probable(tile[:, *cell]).ravel() for tile, cell in zip(probs, cells, strict=True)]
     )
+
+
+def _required_features(runner: MemberRunner) -> FeatureRunner:
+    if not isinstance(runner, FeatureRunner):
+        message = f"features are wanted, and {runner.info.backend} gives none; use torch"
+        raise BackendError(message)
+    return runner
 
 
 def _required(distance: NDArray[np.float32] | None) -> NDArray[np.float32]:

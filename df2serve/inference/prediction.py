@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,9 @@ class Summary:
     """Network inputs per forward pass at the end, after running out of memory where it did."""
     notes: tuple[str, ...]
     """Remarks for people, such as a pixel size unlike the training's."""
+    features: tuple[NDArray[np.float32], ...] = field(default=(), compare=False)
+    """What each member sees in the image, a vector of length 1, where that was gathered: see
+    :mod:`df2serve.core.features`."""
 
 
 @dataclass(frozen=True, eq=False)

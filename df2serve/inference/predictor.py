@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -34,7 +34,8 @@ from df2serve.errors import (
     ImageMismatchError,
     InputError,
 )
-from df2serve.inference.engine import Engine
+from df2serve.inference.engine import Engine, Gathered
+from df2serve.inference.features import FeatureMeter
 from df2serve.inference.prediction import Band, Prediction, Progress, Provenance, Summary
 from df2serve.io import Image, open_image
 
@@ -46,6 +47,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _PIXEL_SIZE_TOLERANCE = 0.1
+_NOT_OPEN = "the predictor is not open; use it as 'with Predictor(...) as predictor:'"
 
 
 @dataclass(frozen=True)
@@ -122,28 +124,36 @@ class PredictionStream:
             if self._listener is not None:
                 self._listener(Progress(source=self.image.source, done=done, total=len(plan)))
 
-        agreement = MemberAgreement(len(engine.runners), self.num_classes)
-        statistics = StatisticsAccumulator(source.shape[1:])
+        meter = self._predictor.meter
+        gathered = Gathered(
+            agreement=MemberAgreement(len(engine.runners), self.num_classes),
+            statistics=StatisticsAccumulator(source.shape[1:]),
+            features=meter.means(),
+        )
         bands = engine.bands(
             source,
             shape=self.shape,
             plan=plan,
             affine=affine,
             tile_done=tile_done,
-            agreement=agreement,
-            statistics=statistics,
+            gathered=gathered,
         )
         for band in bands:
             self._scores.update(
                 probs=band.probs, mask=band.mask, total=band.total, epistemic=band.epistemic
             )
             yield band
-        scores = self._scores.compute(empty=config.empty_score, agreement=agreement)
+        features = () if gathered.features is None else gathered.features.compute()
+        distance, remark = meter.measure(features, self.image.sha256)
+        scores = replace(
+            self._scores.compute(empty=config.empty_score, agreement=gathered.agreement),
+            feature_distance=distance,
+        )
         channels = self._predictor.ensemble.manifest.channels
         self._summary = Summary(
             scores=scores,
             statistics=named_statistics(
-                statistics.compute(),
+                gathered.statistics.compute(),
                 scores,
                 names=[channel.name for channel in channels],
                 pixels=math.prod(self.shape),
@@ -151,7 +161,8 @@ class PredictionStream:
             provenance=self._predictor.provenance(self.image, self._created),
             seconds=time.perf_counter() - self._started,
             batch_size=engine.batch_size,
-            notes=self.notes,
+            notes=(*self.notes, remark) if remark else self.notes,
+            features=features,
         )
 
 
@@ -172,6 +183,7 @@ class Predictor:
         config: InferenceConfig | str | None = None,
         runtime: RuntimeConfig | None = None,
         runners: Sequence[MemberRunner] | None = None,
+        collect_features: bool = False,
     ) -> None:
         """Settle what will be computed; members are loaded on entering the context.
 
@@ -179,8 +191,10 @@ class Predictor:
             ensemble: an open ensemble, or the path of its folder or zip file.
             config: settings or the name of a preset; the ensemble's recommendation when absent.
             runtime: backend, device and batch size; automatic when absent.
-            runners: members that run already, instead of those of the ensemble; the caller closes
-                them.
+            runners: members that run already, instead of those of the ensemble and in their order;
+                the caller closes them.
+            collect_features: put into summaries what the members see, to make a bank of it, instead
+                of comparing it with the bank that the ensemble has.
 
         Raises:
             ArtifactError: there is no usable ensemble.
@@ -199,23 +213,31 @@ class Predictor:
         self._runners = runners
         self._cancel = Event()
         self._stack = ExitStack()
+        self._collect_features = collect_features
         self._engine: Engine | None = None
+        self._meter: FeatureMeter | None = None
 
     def __enter__(self) -> Self:
         """Load the members.
 
         Raises:
-            BackendError: backend, device or precision is not available.
-            ArtifactError: a member is damaged.
+            BackendError: backend, device or precision is not available, or features are to be
+                collected and it gives none.
+            ArtifactError: a member or the bank of features is damaged.
         """
-        runners = self._runners or self._stack.enter_context(
-            open_members(
-                self.ensemble,
-                runtime=self.runtime,
-                precision=self.config.precision,
-                tile_shape=self.tile_shape,
+        with ExitStack() as stack:
+            runners = self._runners or stack.enter_context(
+                open_members(
+                    self.ensemble,
+                    runtime=self.runtime,
+                    precision=self.config.precision,
+                    tile_shape=self.tile_shape,
+                )
             )
-        )
+            self._meter = FeatureMeter.of(
+                self.ensemble, self.config, runners, collect=self._collect_features
+            )
+            self._stack = stack.pop_all()
         self._engine = Engine(
             runners=runners,
             config=self.config,
@@ -233,7 +255,7 @@ class Predictor:
         traceback: TracebackType | None,
     ) -> None:
         """Free the members."""
-        self._engine = None
+        self._engine = self._meter = None
         self._stack.close()
 
     @property
@@ -244,9 +266,19 @@ class Predictor:
             BackendError: the predictor is not open.
         """
         if self._engine is None:
-            message = "the predictor is not open; use it as 'with Predictor(...) as predictor:'"
-            raise BackendError(message)
+            raise BackendError(_NOT_OPEN)
         return self._engine
+
+    @property
+    def meter(self) -> FeatureMeter:
+        """What compares images with the bank of features.
+
+        Raises:
+            BackendError: the predictor is not open.
+        """
+        if self._meter is None:
+            raise BackendError(_NOT_OPEN)
+        return self._meter
 
     def _suitable_batch(self, info: RunnerInfo) -> int:
         """Return how many tiles fill a forward pass of the device."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from df2serve.backends import MemberRunner, RunnerInfo
+from df2serve.backends import FeatureRunner, MemberRunner, RunnerInfo
 from df2serve.core.augment import views
 from df2serve.core.mixture import Mixture
 from df2serve.errors import BackendError
@@ -102,6 +102,25 @@ class MemberRunnerContract(ABC):
                 assert (pooled.distance is not None) == self.distance
                 if pooled.mean_distance is not None and naive.mean_distance is not None:
                     np.testing.assert_allclose(pooled.mean_distance, naive.mean_distance, atol=atol)
+
+    def test_features_change_nothing_and_depend_on_the_tile_alone(self) -> None:
+        """Of runners that give features; others pass."""
+        tiles, kept = self.tiles(3, 64, 96), [(slice(0, 64), slice(9, 96))] * 3
+        with self.create() as runner:
+            if not isinstance(runner, FeatureRunner):
+                return
+            expected = runner.run_views(tiles, views(4))
+            found, features = runner.run_views_pooled(tiles, views(4), kept)
+            strided = np.flip(np.ascontiguousarray(np.flip(tiles, -1)), -1)
+            alone = [
+                runner.run_views_pooled(strided[i : i + 1], views(1), kept[:1])[1] for i in range(3)
+            ]
+        assert np.array_equal(found.probs, expected.probs)
+        assert np.array_equal(found.squares, expected.squares)
+        assert features.dtype == np.float32
+        assert features.shape[0] == 3
+        atol = max(1e-6, self.tolerance / 10) * float(np.abs(features).max())
+        np.testing.assert_allclose(features, np.concatenate(alone), atol=atol)
 
     def test_leaves_its_input_alone_and_takes_any_memory_layout(self) -> None:
         tiles = self.tiles(2, 64, 64)

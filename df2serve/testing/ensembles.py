@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from df2serve.artifact import Ensemble, save_ensemble
+from df2serve.artifact import Ensemble, FeatureBank, save_ensemble
+from df2serve.artifact.features import BankImage, BankMember, FeatureBankFacts
 from df2serve.artifact.manifest import colored_classes
 
-__all__ = ["manifest_fields", "random_ensemble", "tiny_network"]
+__all__ = ["manifest_fields", "random_bank", "random_ensemble", "tiny_network"]
 
 
 def tiny_network(seed: int, *, channels: int, classes: int, distance: bool = False) -> nn.Module:
@@ -74,3 +77,38 @@ def random_ensemble(
     if distance:
         fields["distance_channel"] = "relative"
     return save_ensemble(target, fields, networks, files={})
+
+
+def random_bank(
+    ensemble: Ensemble, *, images: Sequence[int] = (1, 2, 3), channels: int = 192
+) -> FeatureBank:
+    """Return a bank of random features for an ensemble; equal arguments give equal banks.
+
+    Args:
+        ensemble: of :func:`random_ensemble`, predicted with its own settings.
+        images: one number per image; it is the hash of the image's file, in hexadecimal digits.
+        channels: of the networks' last feature map.
+    """
+    manifest, rng = ensemble.manifest, np.random.default_rng([*images, channels])
+    members = tuple(
+        BankMember(
+            folder=member.folder,
+            weights_sha256=manifest.files[f"{member.folder}/model.safetensors"].sha256,
+            images=tuple(
+                BankImage(name=f"image {number}", image_sha256=f"{number:064x}", kind="held_out")
+                for number in images
+            ),
+        )
+        for member in manifest.members
+    )
+    facts = FeatureBankFacts(
+        tile_shape=manifest.tile_shape,
+        grid=manifest.inference.grid,
+        zoom_out=manifest.zoom_out,
+        members=members,
+    )
+    drawn = rng.normal(size=(len(members), len(images), channels)).astype(np.float32)
+    drawn /= np.linalg.norm(drawn, axis=-1, keepdims=True)
+    return FeatureBank(
+        facts, {member.folder: own for member, own in zip(members, drawn, strict=True)}
+    )

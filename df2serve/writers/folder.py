@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -233,8 +233,7 @@ class ResultFolder:
                 notes=summary.notes,
                 instances=count,
             )
-            content = record.model_dump_json(indent=2) + "\n"
-            files.path(self._record_path(name)).write_text(content, encoding="utf-8")
+            _write_json(record, files.path(self._record_path(name)))
         return Written(record, reused=False)
 
     def write_whole(self, image: Image, prediction: Prediction) -> Written:
@@ -377,25 +376,43 @@ def _open_objects(
     return InstanceWriter(image, run, instances, cellpose)
 
 
-def redescribe(folder: Path, ensemble: Ensemble) -> None:
+def redescribe(
+    folder: Path, ensemble: Ensemble, *, feature_distances: Mapping[str, float] | None = None
+) -> None:
     """Let results say what their ensemble carries since it was calibrated.
 
     Args:
         folder: of results of this ensemble.
         ensemble: with the same members.
+        feature_distances: scores of images by the hash of their file, where the bank of the
+            ensemble was made of these images.
 
     Raises:
         DecodeError: the folder holds no results.
         OutputError: it cannot be written.
     """
     run = read_run(folder / _RUN)
+    for path in _record_paths(folder):
+        record = read_record(path)
+        distance = (feature_distances or {}).get(record.provenance.source_sha256 or "")
+        if distance is not None:
+            scores = replace(record.scores, feature_distance=distance)
+            _write_record(record.model_copy(update={"scores": scores}), path)
     _write_run(RunInfo.of(ensemble, run.config, run.instances), folder)
 
 
 def _write_run(run: RunInfo, folder: Path) -> None:
     with staging() as files:
-        content = run.model_dump_json(indent=2) + "\n"
-        files.path(folder / _RUN).write_text(content, encoding="utf-8")
+        _write_json(run, files.path(folder / _RUN))
+
+
+def _write_record(record: Record, path: Path) -> None:
+    with staging() as files:
+        _write_json(record, files.path(path))
+
+
+def _write_json(content: RunInfo | Record, path: Path) -> None:
+    path.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_results(folder: str | Path) -> tuple[RunInfo, list[Record]]:

@@ -43,6 +43,7 @@ def score_row(record: Record, run: RunInfo) -> Row:
         "one_minus_expected_dice": scores.one_minus_expected_dice,
         "one_minus_pairwise_dice": scores.one_minus_pairwise_dice,
         "one_minus_member_dice": scores.one_minus_member_dice,
+        **_where_defined(feature_distance=scores.feature_distance),
         "foreground_fraction": scores.foreground_fraction,
         **{f"fraction {item.name}": shares.get(item) for item in run.classes[1:]},
         "empty_prediction": scores.empty_prediction,
@@ -55,6 +56,11 @@ def score_row(record: Record, run: RunInfo) -> Row:
         "notes": "; ".join(record.notes),
         "error": "",
     }
+
+
+def _where_defined(**scores: float | None) -> Row:
+    """Return the scores that few ensembles give, so that others have no column of them."""
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def failure_row(source: str, error: Exception) -> Row:

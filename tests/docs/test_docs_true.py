@@ -16,12 +16,14 @@ from pydantic import BaseModel
 
 import df2serve
 from df2serve.artifact import (
+    FEATURES,
     Ensemble,
     GoldenTensors,
     load_ensemble,
     pack_ensemble,
     with_files,
 )
+from df2serve.artifact.features import FeatureBankFacts
 from df2serve.artifact.manifest import (
     SCHEMA_VERSION,
     Calibration,
@@ -34,6 +36,7 @@ from df2serve.config import PRESETS
 from df2serve.errors import IntegrityError
 from df2serve.inference import predict
 from df2serve.testing import random_ensemble
+from df2serve.testing.ensembles import random_bank
 
 ROOT = Path(__file__).parents[2]
 FORMAT = (ROOT / "docs/artifact-format.md").read_text(encoding="utf-8")
@@ -135,9 +138,13 @@ def section(heading: str, text: str = FORMAT) -> str:
     return rest.partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("model", [Manifest, Calibration])
+@pytest.mark.parametrize("model", [Manifest, Calibration, FeatureBankFacts])
 def test_every_field_is_described_and_none_is_invented(model: type[BaseModel]) -> None:
-    heading = {Manifest: "`ensemble.json`", Calibration: "`calibration.json`"}[model]
+    heading = {
+        Manifest: "`ensemble.json`",
+        Calibration: "`calibration.json`",
+        FeatureBankFacts: "`features.safetensors`",
+    }[model]
     assert described_fields(heading) == fields(model)
 
 
@@ -174,7 +181,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     image = np.zeros((1, 40, 50), dtype=np.uint8)
     prediction = predict(image, ensemble=bare, axes="CYX")
     golden = GoldenTensors(image=image, probs=prediction.probs, total=prediction.total)
-    return with_files(bare, golden.to_files() | {"calibration.json": b"{}"})
+    files = {"calibration.json": b"{}", FEATURES: random_bank(bare).to_bytes()}
+    return with_files(bare, golden.to_files() | files)
 
 
 def test_the_layout_shows_every_file(whole: Ensemble) -> None:
@@ -187,6 +195,7 @@ CALLS: dict[str, Callable[[Ensemble, str], object]] = {
     "load_ensemble": lambda ensemble, _: load_ensemble(ensemble.source),
     "Ensemble.load_member": lambda ensemble, _: ensemble.load_member(0),
     "Ensemble.golden": lambda ensemble, _: ensemble.golden(),
+    "Ensemble.features": lambda ensemble, _: ensemble.features(),
     "Ensemble.read": lambda ensemble, path: ensemble.read(path),
     "Ensemble.verify": lambda ensemble, _: ensemble.verify(),
     "pack_ensemble": lambda ensemble, _: pack_ensemble(ensemble, f"{ensemble.source}.zip"),

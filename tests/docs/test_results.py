@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from df2serve import Image, Predictor
+from df2serve.artifact import FEATURES, with_files
 from df2serve.config import InstanceConfig, ReviewConfig
 from df2serve.testing import random_ensemble
+from df2serve.testing.ensembles import random_bank
 from df2serve.writers import (
     ResultFolder,
     ranking_rows,
@@ -25,7 +27,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
-    ensemble = random_ensemble(folder / "ens", members=1, channels=1, classes=2, tile=64)
+    bare = random_ensemble(folder / "ens", members=1, channels=1, classes=2, tile=64)
+    ensemble = with_files(bare, {FEATURES: random_bank(bare).to_bytes()})
     with Predictor(ensemble) as predictor:
         target = ResultFolder(
             folder / "out",

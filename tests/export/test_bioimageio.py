@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tifffile
 import yaml
 from PIL import Image as PillowImage
 
-from df2serve.artifact import Calibration, Ensemble, load_ensemble, with_files
+from df2serve.artifact import FEATURES, Calibration, Ensemble, load_ensemble, with_files
 from df2serve.config import InferenceConfig
 from df2serve.errors import ExportError, IntegrityError
 from df2serve.export import Card, ExportSettings, export_ensemble
 from df2serve.inference import predict
 from df2serve.testing import random_ensemble
+from df2serve.testing.ensembles import random_bank
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
@@ -140,6 +142,36 @@ def test_package_is_an_ensemble(package: Path, two_classes: Ensemble, odd_images
         for one in (again, two_classes)
     )
     np.testing.assert_array_equal(found.probs, expected.probs)
+
+
+def test_package_keeps_the_bank_of_features(
+    short_card: Card, two_classes: Ensemble, tmp_path: Path
+) -> None:
+    """Also where the ensemble's files of weights are not the bytes that the package gives."""
+    saved = with_files(
+        random_ensemble(tmp_path / "banked", members=3, channels=1, classes=2, tile=64),
+        two_classes.golden().to_files(),
+    )
+    tensors = safetensors.torch.load(saved.read("members/fold-0/model.safetensors"))
+    other = safetensors.torch.save(tensors, metadata={"format": "pt", "by": "another program"})
+    changed = with_files(saved, {"members/fold-0/model.safetensors": other})
+    bank = random_bank(changed)
+    export_ensemble(
+        with_files(changed, {FEATURES: bank.to_bytes()}),
+        tmp_path / "package.zip",
+        "bioimageio",
+        card=short_card,
+        formats=("pytorch_state_dict",),
+    )
+    opened = load_ensemble(tmp_path / "package.zip")
+    opened.verify()
+    found = opened.features()
+    assert found is not None
+    assert found.facts.members[0].weights_sha256 != bank.facts.members[0].weights_sha256
+    assert found.facts.members[1] == bank.facts.members[1]
+    assert all(np.array_equal(found.vectors[name], bank.vectors[name]) for name in bank.vectors)
+    image = np.full((80, 70), 9, np.uint8)
+    assert predict(image, ensemble=opened).scores.feature_distance is not None
 
 
 def test_package_with_other_weights_is_refused(package: Path, tmp_path: Path) -> None:

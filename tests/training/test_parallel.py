@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 from df2serve.artifact import Ensemble
 from df2serve.errors import BackendError, BackendUnavailableError, ConfigError, InputError
 from df2serve.testing import CellScene, generate_cells
-from df2serve_training.commands import _jobs
+from df2serve_training._options import parse_jobs
 from df2serve_training.ensemble import EnsembleFacts, train_ensemble
 from df2serve_training.history import StepReport
 from df2serve_training.preflight import check_training_set
@@ -279,10 +279,10 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device"):
         train(folder, tmp_path / "b", [].append, device="cpu,tpu")
     with pytest.raises(ConfigError, match="without --executor"):
-        _jobs(None, ["time=10"])
+        parse_jobs(None, ["time=10"])
     with pytest.raises(ConfigError, match="expected a name and a value"):
-        _jobs("slurm", ["time"])
-    jobs = _jobs("slurm", ["time=02:00:00", "gpus_per_node=1"])
+        parse_jobs("slurm", ["time"])
+    jobs = parse_jobs("slurm", ["time=02:00:00", "gpus_per_node=1"])
     assert jobs == JobSettings(executor="slurm", options={"time": "02:00:00", "gpus_per_node": 1})
 
 

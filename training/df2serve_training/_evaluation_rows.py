@@ -66,6 +66,7 @@ class ImageRow(Quality, _Image):
     one_minus_expected_dice: float | None
     one_minus_pairwise_dice: float | None = None
     one_minus_member_dice: float | None = None
+    feature_distance: float | None = None
     foreground_fraction: float
     empty_prediction: bool
     kind: ReferenceKind

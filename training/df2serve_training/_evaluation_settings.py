@@ -43,3 +43,6 @@ class EvaluationSettings(Frozen):
     """Predictions of a lower quality have failed (the paper's τ)."""
     miss_level: _Inside = 0.1
     """Wanted chance of a failing image to escape review; the true one is stated beside it."""
+    features: bool = False
+    """Make a bank of what the members see in images that they were not trained on, and compare each
+    image with the others."""

@@ -19,10 +19,11 @@ _SHOWN = (
     "u_top",
     "one_minus_expected_dice",
     "one_minus_pairwise_dice",
+    "feature_distance",
     "looks",
     "ood",
 )
-_COLORS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#999999", "#cc79a7")
+_COLORS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#f0e442", "#999999", "#cc79a7")
 
 
 def draw_evidence(evidence: Evidence, folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
+from df2serve.artifact import FEATURES, Ensemble, with_files
 from df2serve.artifact.manifest import (
     Calibration,
     FailureBound,
@@ -17,12 +19,13 @@ from df2serve.artifact.manifest import (
     ShareInterval,
 )
 from df2serve.core.calibration import failure_rate_bound, failure_threshold
-from df2serve.core.scores import SCORES
+from df2serve.core.scores import SCORES, ScoreName
 from df2serve_training._evaluation_rows import Evaluation
 from df2serve_training._evaluation_settings import METRICS, Metric
 
-__all__ = ["calibrate", "calibration_of", "references_of"]
+__all__ = ["calibrate", "calibration_of", "references_of", "with_calibration"]
 
+_FEATURE_DISTANCE: ScoreName = "feature_distance"
 _PERCENTS = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 
 
@@ -85,12 +88,15 @@ def calibration_of(evaluation: Evaluation, *, earlier: Calibration | None = None
     Args:
         evaluation: of an ensemble.
         earlier: calibration of the same ensemble, whose references are kept, unless images were
-            evaluated again or the scores are of other inference settings.
+            evaluated again or the scores are of other inference settings. They lose their distance
+            to the bank of features if the evaluation has made another one.
     """
     references = references_of(evaluation)
     if earlier is not None and earlier.config == evaluation.config:
         again = {reference.image_sha256 for reference in references}
         kept = [item for item in earlier.references if item.image_sha256 not in again]
+        if evaluation.settings.features:
+            kept = [_without_distance(item) for item in kept]
         references = (*kept, *references)
     settings = evaluation.settings
     calibration = calibrate(
@@ -106,6 +112,29 @@ def calibration_of(evaluation: Evaluation, *, earlier: Calibration | None = None
             "temperature": evaluation.temperature,
         }
     )
+
+
+def with_calibration(ensemble: Ensemble, evaluation: Evaluation, folder: Path) -> Ensemble:
+    """Put into an ensemble what its evaluation tells: the calibration, and the bank if it made one.
+
+    Args:
+        ensemble: that was evaluated.
+        evaluation: of it.
+        folder: where the evaluation was written.
+
+    Raises:
+        OutputError: the ensemble is a zip file or a cached download, or cannot be written.
+    """
+    calibration = calibration_of(evaluation, earlier=ensemble.calibration)
+    files = {"calibration.json": calibration.to_json()}
+    if evaluation.settings.features:
+        files[FEATURES] = (folder / FEATURES).read_bytes()
+    return with_files(ensemble, files)
+
+
+def _without_distance(reference: Reference) -> Reference:
+    scores = {k: value for k, value in reference.scores.items() if k != _FEATURE_DISTANCE}
+    return reference.model_copy(update={"scores": scores})
 
 
 def _threshold(

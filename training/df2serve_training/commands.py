@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from df2serve_training.ground_truth import GroundTruthReport, GroundTruthWarning
     from df2serve_training.history import StepReport
     from df2serve_training.recipe import Recipe
-    from df2serve_training.settings import JobSettings
 
 __all__ = ["compare", "evaluate", "evidence", "find_rate", "gt", "register", "train"]
 
@@ -115,19 +114,25 @@ def train(
     ] = None,
 ) -> None:
     """Train a k-fold ensemble; the same command goes on after an interruption."""
+    from df2serve_training._options import (
+        parse_jobs,
+        parse_overrides,
+        short_name,
+        split_names,
+    )
     from df2serve_training.ensemble import EnsembleFacts, train_ensemble
     from df2serve_training.recipe import load_recipe
 
-    chosen = load_recipe(recipe, _overrides(setting or []))
+    chosen = load_recipe(recipe, parse_overrides(setting or []))
     facts = EnsembleFacts(
-        id=_short(output.name),
+        id=short_name(output.name),
         name=name or output.name,
         description=description,
         license=ensemble_license,
-        class_names=_listed(class_names),
-        channel_names=_listed(channel_names),
+        class_names=split_names(class_names),
+        channel_names=split_names(channel_names),
     )
-    jobs = _jobs(executor, job or [])
+    jobs = parse_jobs(executor, job or [])
     data = _checked(images, masks, chosen, ignore=ignore, table=table)
     with _progress() as bar:
         ensemble = train_ensemble(
@@ -157,12 +162,13 @@ def find_rate(
     """Try learning rates on a member that is thrown away, and suggest some."""
     from df2serve.errors import OutputError
     from df2serve_training import rate_finder
+    from df2serve_training._options import parse_overrides
     from df2serve_training.recipe import load_recipe
 
     if output.exists():
         message = f"{output} exists; remove it or choose another folder"
         raise OutputError(message)
-    chosen = load_recipe(recipe, _overrides(setting or []))
+    chosen = load_recipe(recipe, parse_overrides(setting or []))
     settings = rate_finder.RateSettings().updated(steps=steps, start=lowest, end=highest)
     data = _checked(images, masks, chosen, ignore=ignore, table=table)
     with _progress() as bar:
@@ -214,12 +220,20 @@ def evaluate(
         bool,
         typer.Option("--calibrate", help="Put thresholds and references into the ensemble."),
     ] = False,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="With --calibrate: let the images be what feature_distance compares with.",
+        ),
+    ] = False,
 ) -> None:
     """Compare predictions with masks and with experts; find the threshold for review."""
-    from df2serve.artifact import load_ensemble, with_files
+    from df2serve.artifact import load_ensemble
     from df2serve.config import InferenceConfig, RuntimeConfig
+    from df2serve.errors import ConfigError
     from df2serve.writers import ResultFolder, redescribe, write_report
-    from df2serve_training.calibrate import calibration_of
+    from df2serve_training.calibrate import with_calibration
     from df2serve_training.evaluate import (
         EvaluationSettings,
         evaluate_ensemble,
@@ -227,12 +241,17 @@ def evaluate(
     )
     from df2serve_training.settings import DataSettings
 
+    if features and not calibrate:
+        message = "got --features without --calibrate, which puts them into the ensemble; add it"
+        raise ConfigError(message)
     opened = load_ensemble(ensemble)
     classes = opened.manifest.num_classes
     described = DataSettings().updated(
         masks=kind or ("classes" if classes > 2 else "binary"), num_classes=classes, axes=axes
     )
-    settings = EvaluationSettings().updated(min_size=min_size, metric=metric, required=required)
+    settings = EvaluationSettings().updated(
+        min_size=min_size, metric=metric, required=required, features=features
+    )
     data = find_labeled_files(images, masks, settings=described, experts=experts, ignore=ignore)
 
     def keeper(folder: Path, config: InferenceConfig) -> Keep:
@@ -251,10 +270,17 @@ def evaluate(
         )
     _tell_evaluation(evaluation, output)
     if calibrate:
-        calibration = calibration_of(evaluation, earlier=opened.calibration)
-        content = calibration.model_dump_json(indent=2) + "\n"
-        redescribe(output / _RESULTS, with_files(opened, {"calibration.json": content.encode()}))
-        _tell_threshold(calibration)
+        calibrated = with_calibration(opened, evaluation, output)
+        redescribe(
+            output / _RESULTS,
+            calibrated,
+            feature_distances={
+                row.image_sha256: row.feature_distance
+                for row in evaluation.images
+                if row.feature_distance is not None
+            },
+        )
+        _tell_threshold(calibrated.calibration)
     report = write_report(output / _RESULTS, target=output / "report.html", evaluation=output)
     typer.echo(f"report: {report}")
 
@@ -382,29 +408,6 @@ def _shown(bar: Progress) -> Callable[[StepReport], None]:
     return show
 
 
-def _jobs(executor: str | None, options: list[str]) -> JobSettings | None:
-    """Return where jobs run, if they are wanted.
-
-    Raises:
-        ConfigError: there are options of jobs without an executor, or they have another form.
-    """
-    from df2serve.errors import ConfigError
-    from df2serve_training.settings import JobSettings
-
-    pairs = [option.partition("=") for option in options]
-    wrong = [name for name, found, value in pairs if not (name and found and value)]
-    if wrong:
-        message = f"got --job {wrong[0]!r}; expected a name and a value, as partition=gpu"
-        raise ConfigError(message)
-    if executor is None and options:
-        message = f"got --job {options[0]} without --executor; add --executor slurm"
-        raise ConfigError(message)
-    if executor is None:
-        return None
-    values = {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
-    return JobSettings().updated(executor=executor, options=values)
-
-
 def _progress() -> Progress:
     console = Console(stderr=True)
     return Progress(
@@ -461,41 +464,3 @@ def _tell_threshold(calibration: Calibration) -> None:
         typer.echo(f"no threshold for review: {found}")
         return
     typer.echo(f"review from U >= {threshold.value:.3f}: {threshold.meaning}")
-
-
-def _overrides(settings: list[str]) -> dict[str, Any]:
-    """Return ``section.name=value`` as nested mappings; values are those of TOML.
-
-    Raises:
-        ConfigError: a setting has another form.
-    """
-    import tomllib
-
-    from df2serve.errors import ConfigError
-
-    nested: dict[str, Any] = {}
-    for setting in settings:
-        path, found, value = setting.partition("=")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value
-        if not found or not path:
-            message = f"got --set {setting!r}; expected a name and a value, as training.steps=500"
-            raise ConfigError(message)
-        *sections, name = path.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = parsed
-    return nested
-
-
-def _short(name: str) -> str:
-    """Return a name in lower case with nothing but letters, digits, dots and hyphens."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name.lower())
-    return kept.strip("._-")[:96] or "ensemble"
-
-
-def _listed(names: str | None) -> tuple[str, ...]:
-    return () if names is None else tuple(part.strip() for part in names.split(","))

@@ -1,7 +1,7 @@
 """How good an ensemble is: its predictions beside the truth and beside experts.
 
 A folder of an evaluation holds tables (one spreadsheet, and each as CSV), figures, the predicted
-``masks/``, and ``evaluation.json``.
+``masks/``, and ``evaluation.json``; on request ``features.safetensors``, the bank that was made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from statistics import fmean
 
 from pydantic import ValidationError
 
-from df2serve.artifact import Ensemble
+from df2serve.artifact import FEATURES, Ensemble
+from df2serve.artifact.features import BankImage
 from df2serve.artifact.manifest import ReferenceKind
 from df2serve.config import InferenceConfig, RuntimeConfig, describe_validation_error
 from df2serve.errors import ConfigError, InputError, ManifestError
@@ -26,6 +27,7 @@ from df2serve_training._evaluation_data import LabeledFiles, find_labeled_files
 from df2serve_training._evaluation_files import read_evaluation, write_evaluation
 from df2serve_training._evaluation_rows import Evaluation
 from df2serve_training._evaluation_settings import METRICS, EvaluationSettings, Metric
+from df2serve_training._feature_bank import BankMaker, require_images_of_all_members
 from df2serve_training._gt_files import write_mask
 from df2serve_training._judge import PredictedImage, evaluate
 from df2serve_training.folds import SplitImage, Splits
@@ -77,7 +79,7 @@ def evaluate_ensemble(
         ensemble: with the ``splits.json`` of its training; without one, images are taken for new.
         data: images with masks, see :func:`find_labeled_files`.
         target: folder to create; it appears when everything is done, and not before.
-        settings: smallest objects, intervals and estimates.
+        settings: smallest objects, intervals and estimates; whether a bank of features is made.
         config: what is computed; the ensemble's recommendation when absent.
         runtime: backend, device and batch size; automatic when absent.
         listener: called after each image.
@@ -86,7 +88,9 @@ def evaluate_ensemble(
 
     Raises:
         ConfigError: classes of ensemble and masks differ.
-        InputError: there are no images that a member did not see, or one cannot be predicted.
+        InputError: there are no images that a member did not see, or one cannot be predicted; or
+            too few that some member did not see for a bank of features.
+        BackendError: a bank is to be made, and the backend gives no features.
         OutputError: the target exists, or cannot be written.
     """
     _require_same_classes(ensemble, data)
@@ -94,9 +98,14 @@ def evaluate_ensemble(
     data = _with_groups(data, splits)
     parts, remarks = _divide(ensemble, data, splits)
     chosen = Predictor(ensemble, config=config, runtime=runtime).config
+    maker = None
+    if settings.features:
+        unseen = [(part.members, [pair.name for pair in part.pairs]) for part in parts]
+        require_images_of_all_members(ensemble, unseen, data.hashes)
+        maker = BankMaker(ensemble, chosen)
     with new_folder(Path(target), empty_ok=True) as folder:
         keep = keeper(folder, chosen) if keeper else None
-        run = _Run(ensemble, data, chosen, runtime, folder / "masks", keep)
+        run = _Run(ensemble, data, chosen, runtime, folder / "masks", keep, maker)
         evaluation = evaluate(
             _reported(run.predictions(parts), sum(len(part.pairs) for part in parts), listener),
             class_names=[item.name for item in ensemble.manifest.classes],
@@ -109,6 +118,10 @@ def evaluate_ensemble(
                 "remarks": tuple(remarks),
             }
         )
+        if maker is not None:
+            bank = maker.bank()
+            evaluation = maker.scored(evaluation, bank)
+            (folder / FEATURES).write_bytes(bank.to_bytes())
         write_evaluation(evaluation, folder)
     return evaluation
 
@@ -219,13 +232,20 @@ class _Run:
     folder: Path
     """For the masks."""
     keep: Keep | None
+    maker: BankMaker | None
+    """Of the bank, where one is made."""
 
     def predictions(self, parts: list[_Part]) -> Iterator[PredictedImage]:
         """Yield the predictions of all images, part by part."""
         self.folder.mkdir()
         for part in parts:
             chosen = only_members(self.ensemble, part.members)
-            with Predictor(chosen, config=self.config, runtime=self.runtime) as predictor:
+            with Predictor(
+                chosen,
+                config=self.config,
+                runtime=self.runtime,
+                collect_features=self.maker is not None,
+            ) as predictor:
                 for pair in part.pairs:
                     yield self._predict(predictor, pair, part)
 
@@ -234,6 +254,11 @@ class _Run:
         prediction = predictor.predict(specimen.image)
         if self.keep is not None:
             self.keep(specimen.image, prediction)
+        if self.maker is not None:
+            image = BankImage(
+                name=pair.name, image_sha256=self.data.hashes[pair.name], kind=part.kind
+            )
+            self.maker.add(image, part.members, prediction.summary.features)
         write_mask(
             self.folder / f"{pair.name}.png",
             prediction.mask,

@@ -15,6 +15,7 @@ _HARDLY_DISAGREEMENT = 0.1
 _LOW_DICE = 0.8
 _CLEARLY_MORE = 1.25
 _LITTLE = 0.005
+_FEATURES = "feature_distance"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ SCORE_NAMES: Mapping[str, ScoreTitle] = {
     "one_minus_pairwise_dice": ScoreTitle("1 - pairwise Dice", "how unlike the members' masks are"),
     "one_minus_member_dice": ScoreTitle(
         "1 - member Dice", "how unlike members' masks and the ensemble's are"
+    ),
+    "feature_distance": ScoreTitle(
+        "feature distance", "how unlike those of the reference images its features are"
     ),
 }
 """Risk scores by their name in the records, in the order in which they are shown."""
@@ -88,6 +92,7 @@ def reasons(record: Record, run: RunInfo, place: Place | None) -> Iterator[str]:
         yield f"That is more than {place.text} reference images have."
     if not scores.empty_prediction:
         yield from _of_foreground(scores)
+    yield from _of_features(scores, run)
     yield from map(sentence, record.notes)
 
 
@@ -116,6 +121,18 @@ def _of_foreground(scores: ImageScores) -> Iterator[str]:
         yield "A class with few pixels is more doubtful than the rest."
     if scores.foreground_fraction < _LITTLE:
         yield f"Very little was found: {scores.foreground_fraction:.2%} of the pixels."
+
+
+def _of_features(scores: ImageScores, run: RunInfo) -> Iterator[str]:
+    """Yield that no reference image is as far from the others as this one."""
+    references = run.calibration.references
+    known = [one.scores[_FEATURES] for one in references if _FEATURES in one.scores]
+    if scores.feature_distance is not None and known and scores.feature_distance > max(known):
+        yield (
+            f"What the networks see in it is farther from the reference images (feature distance "
+            f"{scores.feature_distance:.3g}) than any of these {len(known)} is from the others "
+            f"({max(known):.3g} at most)."
+        )
 
 
 def sentence(note: object) -> str:
