@@ -1,5 +1,6 @@
 """What the pages on trained ensembles say is what their tables hold."""
 
+import json
 import re
 from pathlib import Path
 
@@ -121,3 +122,39 @@ def test_the_numbers_of_normalization() -> None:
         assert template.format(**means) in page
     loss = images.dice_training - images.dice_image
     assert "largest loss is " + f"{loss.max():.3f}"[1:] + f" ({loss.idxmax()})" in page
+
+
+def test_rankings_of_cfos() -> None:
+    page = (ROOT / "docs/results/ranking.md").read_text(encoding="utf-8")
+    text = " ".join(page.split("## cFOS")[1].split())
+    folder = ROOT / "docs/results/ranking/cfos-out-of-fold"
+    evidence = json.loads((folder / "evidence.json").read_text(encoding="utf-8"))
+    found = {(row["score"], row["group"]): row["auroc"] for row in evidence["detection"]}
+    ood = sorted(found["ood", group] for score, group in found if score == "ood")
+    assert len(ood) == 8
+    assert f"AUROC of {short(ood[0])} or more, and seven of them with {short(ood[1])}" in text
+    for group, words in (
+        ("particles", "particles ({}, so that"),
+        ("dsb", "another staining ({})"),
+        ("vessels", "vessels ({} both)"),
+        ("saturation", "vessels ({} both)"),
+    ):
+        assert words.format(short(found["u", group])) in text
+    failures = {(row["score"], row["group"]): row for row in evidence["failures"]}
+    for group, words in (
+        ("cfos", "rho -{} among"),
+        ("fold", "-{} with folds"),
+        ("dsb", "-{} for nuclei"),
+        ("inns1", "-{} in `inns1`"),
+    ):
+        assert words.format(short(-failures["u", group]["spearman"], 2)) in text
+    areas = {score: row["aurc"] for (score, group), row in failures.items() if group == "all"}
+    assert min(areas, key=areas.get) in ("u", "u_class_balanced")
+    assert f"lowest area ({short(areas['u'])}), and `ood` is no substitute" in text
+    assert f"({short(areas['ood'])}): an odd image" in text
+    groups = {row["group"]: row for row in evidence["groups"]}
+    assert f"(mean Dice {short(groups['vessels']['mean_dice'])})" in text
+    errors = {name: row["calibration_error"] for name, row in groups.items()}
+    usual = errors.pop("cfos")
+    told = f"{short(usual)} for ordinary images, and {short(min(errors.values()))} to "
+    assert told + short(max(errors.values())) in text
