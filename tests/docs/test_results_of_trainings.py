@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
+from df2serve.core.calibration import failure_threshold
+
 ROOT = Path(__file__).parents[2]
 CFOS = ROOT / "docs/results/cfos"
 PAGE = (ROOT / "docs/results/cfos.md").read_text(encoding="utf-8")
@@ -158,3 +160,58 @@ def test_rankings_of_cfos() -> None:
     usual = errors.pop("cfos")
     told = f"{short(usual)} for ordinary images, and {short(min(errors.values()))} to "
     assert told + short(max(errors.values())) in text
+
+
+def test_failures_and_claims_on_nuclei() -> None:
+    page = (ROOT / "docs/results/ranking.md").read_text(encoding="utf-8")
+    text = " ".join(page.split("## Nuclei")[1].split())
+    folder = ROOT / "docs/results/ranking"
+    evidence = json.loads((folder / "nuclei/evidence.json").read_text(encoding="utf-8"))
+    rows = {row["score"]: row for row in evidence["failures"] if row["group"] == "all"}
+    better = {score for score, row in rows.items() if row["less_low"] > 0}
+    assert better == set(re.findall(r"`(\w+)` \(", text.split("are better than U")[0])) | {
+        "one_minus_pairwise_dice"
+    }
+    for score in (*better, "u_epistemic"):
+        assert re.search(rf"`{score}` \((AURC )?{short(rows[score]['aurc'])}\)", text)
+    assert f"than U ({short(rows['u']['aurc'])}) beyond chance" in text
+    gain = rows["u"]["aurc"] - rows["one_minus_pairwise_dice"]["aurc"]
+    assert f"by {short(gain)} of the area" in text
+    claims = {(row["claim"], row["score"]): row for row in evidence["coverage"]}
+    alarm, missed, outside = (
+        claims[claim, score]
+        for claim, score in (
+            ("false alarm", "ood"),
+            ("missed failure", "u"),
+            ("Dice outside its range", "u"),
+        )
+    )
+    assert f"held: {100 * alarm['found']:.1f} % false alarms" in text
+    told = f"{100 * missed['found']:.1f} % of the failures below the threshold of U where "
+    assert f"{told}{100 * missed['level']:.1f} % are stated" in text
+    assert f"{100 * outside['found']:.1f} % of the Dice scores" in text
+
+
+def test_claims_break_under_shift() -> None:
+    page = (ROOT / "docs/results/ranking.md").read_text(encoding="utf-8")
+    path = ROOT / "docs/results/ranking/cfos-out-of-fold/evidence.json"
+    images = json.loads(path.read_text(encoding="utf-8"))["images"]
+    references = [image for image in images if image["group"] == "cfos"]
+    quality = [image["dice"] for image in references]
+    values = [image["scores"]["u"] for image in references]
+    found = failure_threshold(values, quality, required=0.8, miss_level=0.1)
+    assert f"stated to miss {100 * found.level:.1f} % of the" in page
+    cells = []
+    for group in ("inns1", "wue2", "dsb", "blur", "fold", "particles", "saturation", "vessels"):
+        failing = [
+            image["scores"]["u"]
+            for image in images
+            if image["group"] == group and image["dice"] < 0.8
+        ]
+        cells.append(f"{sum(u < found.value for u in failing)} of {len(failing)}")
+    assert f"| {' | '.join(cells)} |" in page
+    values = [image["scores"]["ood"] for image in references]
+    found = failure_threshold(values, quality, required=0.8, miss_level=0.1)
+    assert all(image["scores"]["ood"] >= found.value for image in images[len(references) :])
+    selected = sum(value >= found.value for value in values)
+    assert f"and {selected} of the {len(references)} of cFOS" in page
