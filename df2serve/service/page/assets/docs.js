@@ -1,7 +1,7 @@
 // The reference of the HTTP interface, made of /openapi.json.
 import { h } from "./dom.js";
 
-const METHODS = ["get", "post", "put", "delete"];
+const METHODS = ["get", "head", "post", "put", "patch", "delete", "options"];
 const main = document.getElementById("main");
 
 async function draw() {
