@@ -13,6 +13,8 @@ from df2serve_training._evidence_rows import Evidence, ImageEvidence
 __all__ = ["draw_evidence"]
 
 _DPI = 120
+_WIDE = 20.0
+"""From this many times its median on, the largest score would hide all others."""
 _SHOWN = (
     "u",
     "u_epistemic",
@@ -49,6 +51,9 @@ def _scores(evidence: Evidence) -> Figure:
                 label = f"{auroc[name, score]:.2f}"
                 axes.text(place, 1.03, label, transform=axes.get_xaxis_transform(), ha="center")
         axes.set_ylabel(score, fontsize=7)
+        values = [row.scores[score] for row in evidence.images]
+        if max(values) > _WIDE * np.quantile(values, 0.5) > 0:
+            axes.set_yscale("symlog", linthresh=np.quantile(values, 0.5))
     every[-1].set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     figure.suptitle(f"Scores of images; above: AUROC against {names[0]}", fontsize=10)
     return figure
