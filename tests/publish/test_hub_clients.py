@@ -101,7 +101,11 @@ def test_git(hub, transfer: str, hub_server, ensemble: Ensemble, tmp_path: Path)
         "filter.lfs.required": "true",
     }
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0"}
+    environment = os.environ | {
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "PATH": f"{Path(lfs).parent}{os.pathsep}{os.environ['PATH']}",  # a hook looks there
+    }
     outcomes = []
     for token in (hub_server.READER, hub_server.READ_ONLY):
         address = hub.url.replace("://", f"://user:{token}@") + "/lab/cells"
