@@ -23,14 +23,14 @@ from df2serve.config import Frozen, Grid, InferenceConfig, describe_validation_e
 from df2serve.core.features import nearest_distance
 from df2serve.errors import IntegrityError, ManifestError
 
-__all__ = ["FEATURES", "BankImage", "BankMember", "FeatureBank", "FeatureBankFacts"]
+__all__ = ["FEATURES", "FEWEST", "BankImage", "BankMember", "FeatureBank", "FeatureBankFacts"]
 
 FEATURES = "features.safetensors"
 """Path in an ensemble."""
 
 _FACTS = "df2serve"
 """Key of the metadata."""
-_FEWEST = 2
+FEWEST = 2
 """Images per member: each of them needs another one to be compared with."""
 _HASH = r"^[0-9a-f]{64}$"
 
@@ -58,8 +58,8 @@ class BankMember(Frozen):
     @model_validator(mode="after")
     def _enough(self) -> BankMember:
         different = len({image.image_sha256 for image in self.images})
-        if different < _FEWEST:
-            message = f"{self.folder} has {different} images, expected {_FEWEST} or more"
+        if different < FEWEST:
+            message = f"{self.folder} has {different} images, expected {FEWEST} or more"
             raise ValueError(message)
         return self
 

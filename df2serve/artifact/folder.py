@@ -7,6 +7,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -239,10 +240,16 @@ class Ensemble:
     def features(self) -> FeatureBank | None:
         """Return what the members see in the reference images, if the ensemble holds it.
 
+        The file is read once.
+
         Raises:
             IntegrityError: the file is damaged, or of other networks.
             ManifestError: its metadata do not follow the schema.
         """
+        return self._features
+
+    @cached_property
+    def _features(self) -> FeatureBank | None:
         if FEATURES not in self.manifest.files:
             return None
         bank = FeatureBank.from_bytes(self.read(FEATURES))

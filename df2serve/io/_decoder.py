@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -76,11 +77,12 @@ def _read(request: dict[str, Any], limits: DecodeLimits, output: BinaryIO) -> An
         )
 
 
-def _rehearse() -> None:
+def _rehearse(picture: bytes) -> None:
     """Read a picture of our own, because memory that a forked process writes to first is slow."""
-    tifffile.imwrite(stream := io.BytesIO(), np.zeros((64, 64), np.uint8))
-    stream.seek(0)
-    with open_image(stream, name="rehearsal") as image, tempfile.TemporaryFile() as output:
+    with (
+        open_image(io.BytesIO(picture), name="rehearsal") as image,
+        tempfile.TemporaryFile() as output,
+    ):
         np.asarray(image.read().data).tofile(output)
     _refusal(InputError, "").model_dump_json()
 
@@ -114,7 +116,9 @@ def _limit(kind: int, soft: int, *, grace: int = 0) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1].isdecimal():
-        serve(socket.socket(fileno=int(sys.argv[1])), main, _rehearse)
+        tifffile.imwrite(picture := io.BytesIO(), np.zeros((64, 64), np.uint8))
+        rehearse = partial(_rehearse, picture.getvalue())
+        serve(socket.socket(fileno=int(sys.argv[1])), main, rehearse)
         sys.exit()
     # what libraries print must not get among the pixels
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as stream:

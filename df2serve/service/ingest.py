@@ -17,7 +17,6 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
 from df2serve.service.problems import Code, Problem
-from df2serve.service.settings import Settings
 
 __all__ = ["Take", "Upload", "receive_files", "receive_image", "safe_name"]
 
@@ -59,7 +58,7 @@ def safe_name(name: str | None) -> str:
 
 
 async def receive_image(
-    request: Request, folder: Path, settings: Settings, take: Take
+    request: Request, folder: Path, take: Take
 ) -> tuple[Upload, Mapping[str, str]]:
     """Write the one image of a request to a file.
 
@@ -67,7 +66,6 @@ async def receive_image(
         request: its body is the image, or a form with the image in the field ``image`` or the id of
             an upload in the field ``upload``.
         folder: where to write it; exists.
-        settings: limits.
         take: gets the upload.
 
     Returns:

@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from df2serve.artifact import Ensemble, FeatureBank
-from df2serve.artifact.features import BankImage, BankMember, FeatureBankFacts
+from df2serve.artifact.features import FEWEST, BankImage, BankMember, FeatureBankFacts
 from df2serve.config import InferenceConfig
 from df2serve.errors import InputError
 from df2serve_training._evaluation_rows import Evaluation
 from df2serve_training._evaluation_summary import correlations
 
 __all__ = ["BankMaker", "require_images_of_all_members"]
-
-_FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,10 @@ def require_images_of_all_members(
         raise InputError(message)
     for number, member in enumerate(ensemble.manifest.members):
         new = {hashes[name] for members, names in unseen if number in members for name in names}
-        if len(new) < _FEWEST:
+        if len(new) < FEWEST:
             message = (
                 f"{member.folder} was not trained on {len(new)} of the images, a bank of features "
-                f"needs {_FEWEST} or more for every member; evaluate images of all folds, or new "
+                f"needs {FEWEST} or more for every member; evaluate images of all folds, or new "
                 "ones, or leave out --features"
             )
             raise InputError(message)

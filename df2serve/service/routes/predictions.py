@@ -162,7 +162,7 @@ async def predict(
     async with service.folder(id) as folder:
         item = service.jobs.store.item(id, 0)
         item.mkdir(parents=True)
-        upload, fields = await receive_image(request, item, service.settings, service.take(key))
+        upload, fields = await receive_image(request, item, service.take(key))
         query = merged(query, fields)
         rendering, params = rendering_of(query, request), params_of(query)
         spec = JobSpec(
@@ -210,9 +210,7 @@ async def validate(
     facts = service.pool.model(model)
     id = uuid.uuid4().hex
     async with service.folder(id) as folder:
-        upload, fields = await receive_image(
-            request, folder.path, service.settings, service.take(key)
-        )
+        upload, fields = await receive_image(request, folder.path, service.take(key))
         query = merged(query, fields)
         done = await service.pool.ask(
             Validate(
