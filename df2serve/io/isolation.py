@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from df2serve import errors
 from df2serve.config import DecodeLimits, describe_validation_error
 from df2serve.errors import DecodeError, InputError, LimitExceededError, UnsupportedFormatError
-from df2serve.io._warm import WarmDecoder
+from df2serve.io._warm import Ending, Files, WarmDecoder
 from df2serve.io.image import Image, PixelSize, Selection
 
 __all__ = [
     "PIXELS_AT",
+    "SMALL_BYTES",
     "Answer",
     "Refusal",
     "WarmDecoder",
@@ -38,6 +40,9 @@ __all__ = [
 PIXELS_AT = 1 << 20
 """Byte of the decoder's output where the pixels start; before it there is room for the answer."""
 
+SMALL_BYTES = 1 << 23
+"""Pixels up to this size come with the answer, in memory, and are copied before the decoder ends;
+more of them come in a file, which is mapped when it has."""
 _SHORT = 1 << 14
 """Length of most answers and more; to read all of the room takes longer than the rest."""
 _TRIES = 3
@@ -92,6 +97,7 @@ def read_image_isolated(
     pixel_size_um: PixelSize | None = None,
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008 - frozen
     name: str | None = None,
+    sha256: str | None = None,
     warm: WarmDecoder | None = None,
 ) -> Image:
     """Read an image in a process of its own, for input that is not trusted.
@@ -107,10 +113,12 @@ def read_image_isolated(
         pixel_size_um: as in ``open_image``.
         limits: as in ``open_image``; also time and memory of the process.
         name: name shown to people; the file's own when absent.
+        sha256: hash of the file, where it is known.
         warm: starts the process faster, where many files are read.
 
     Returns:
-        The image with its pixels in a private memory map of a file without a name.
+        The image with its pixels in memory; beyond 8 MiB in a private memory map of a file without
+        a name.
 
     Raises:
         LimitExceededError: the decoder needed more than allowed.
@@ -119,9 +127,9 @@ def read_image_isolated(
         InputError: as in ``open_image``.
     """
     title = name or ("upload" if isinstance(source, bytes) else Path(source).name)
-    request = _request(source, title, axes, selection, limits, pixels=True)
-    with _answered(request, source, limits, warm) as (answer, output):
-        data = np.memmap(output, np.dtype(answer.dtype), "c", PIXELS_AT, answer.shape)
+    request = _request(source, title, axes, selection, limits, pixels=True, sha256=sha256)
+    with _answered(request, source, limits, warm) as (answer, files):
+        data = _pixels(answer, files, title)
     return Image(
         data=data,
         source=title,
@@ -166,6 +174,7 @@ def _request(
     limits: DecodeLimits,
     *,
     pixels: bool,
+    sha256: str | None = None,
 ) -> dict[str, Any]:
     return {
         "source": None if isinstance(source, bytes) else os.fspath(Path(source).absolute()),
@@ -174,6 +183,7 @@ def _request(
         "selection": asdict(selection),
         "limits": limits.model_dump(),
         "pixels": pixels,
+        "sha256": sha256,
     }
 
 
@@ -183,8 +193,8 @@ def _answered(
     source: str | Path | bytes,
     limits: DecodeLimits,
     warm: WarmDecoder | None,
-) -> Iterator[tuple[Answer, BinaryIO]]:
-    """Give what the decoder says, and the file that holds the pixels behind it."""
+) -> Iterator[tuple[Answer, Files]]:
+    """Give what the decoder says, and the files that hold the pixels."""
     if find_spec("resource") is None:
         message = (
             f"{sys.platform} cannot limit the memory of a process; use read_image for files that "
@@ -194,23 +204,35 @@ def _answered(
     # none of these files has a name: whoever dies, nothing is left behind
     with (
         tempfile.TemporaryFile() as given,
-        tempfile.TemporaryFile() as output,
-        tempfile.TemporaryFile() as complaints,
+        _memory_file() as output,
+        tempfile.TemporaryFile() as spool,
+        _memory_file() as complaints,
     ):
+        files = Files(given, output, spool, complaints)
         if isinstance(source, bytes):
             given.write(source)
-        code = -signal.SIGKILL
         for _ in range(_TRIES):
             given.seek(0)
-            output.seek(0)
-            output.truncate()
-            code = _decode(request, given, output, complaints, limits, warm)
-            if code != -signal.SIGKILL:
+            for file in (output, spool):
+                file.seek(0)
+                file.truncate()
+            ending = _decode(request, files, limits, warm)
+            if ending.code != -signal.SIGKILL:
                 break
         title = request["name"]
-        if code:
-            raise _death(code, complaints, title, limits)
-        yield _checked(output, title, limits, pixels=request["pixels"]), output
+        if ending.code:
+            raise _death(ending.code, complaints, title, limits)
+        answer = _checked_answer(output, title)
+        if request["pixels"]:
+            _check_pixels(answer, files, title, limits, gone=ending.gone)
+        yield answer, files
+
+
+def _memory_file() -> BinaryIO:
+    """Return a file in memory, where the system has such: it costs less to create and to close."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("df2serve"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _environment() -> dict[str, str]:
@@ -220,57 +242,95 @@ def _environment() -> dict[str, str]:
 
 
 def _decode(
-    request: dict[str, Any],
-    given: BinaryIO,
-    output: BinaryIO,
-    complaints: BinaryIO,
-    limits: DecodeLimits,
-    warm: WarmDecoder | None,
-) -> int:
-    """Run the decoder; return its exit code, or the negative number of the signal that ended it."""
+    request: dict[str, Any], files: Files, limits: DecodeLimits, warm: WarmDecoder | None
+) -> Ending:
+    """Run the decoder."""
+    late = Ending(-signal.SIGALRM, gone=False)
     seconds = _START_SECONDS + limits.max_seconds
     if warm is not None:
-        found = warm.run(request, given, output, complaints, seconds=seconds)
-        return -signal.SIGALRM if found is None else found
+        return warm.run(request, files, seconds=seconds) or late
     # -P: never import from the working directory, which may be the stranger's
     command = [sys.executable, "-P", "-m", "df2serve.io._decoder", json.dumps(request)]
+    spool = files.spool.fileno()
     try:
-        return subprocess.run(
-            command,
-            stdin=given,
-            stdout=output,
-            stderr=complaints,
+        process = subprocess.run(
+            [*command, str(spool)],
+            stdin=files.given,
+            stdout=files.output,
+            stderr=files.complaints,
+            pass_fds=[spool],
             env=_environment(),
             timeout=seconds,
             check=False,
-        ).returncode
+        )
     except subprocess.TimeoutExpired:
-        return -signal.SIGALRM
+        return late
+    return Ending(process.returncode, gone=True)
 
 
-def _checked(output: BinaryIO, title: str, limits: DecodeLimits, *, pixels: bool) -> Answer:
+def _checked_answer(output: BinaryIO, title: str) -> Answer:
     """Return the decoder's answer, which may be that of a decoder taken over.
 
     Raises:
         InputError: the one that the decoder names.
         DecodeError: the answer is not one that the decoder gives.
     """
-    output.seek(0)
-    text = output.read(_SHORT)
+    text = os.pread(output.fileno(), _SHORT, 0)
     if not text.endswith(b"\0"):
-        text += output.read(PIXELS_AT - len(text))
+        text = os.pread(output.fileno(), PIXELS_AT, 0)
     try:
         answer = _ANSWER.validate_json(text.rstrip(b"\0"))
     except ValidationError as error:
         raise _nonsense(title, describe_validation_error("answer", error)) from error
     if isinstance(answer, Refusal):
         raise _named_error(answer, title)
-    if pixels:
-        expected = math.prod(answer.shape) * np.dtype(answer.dtype).itemsize
-        stored = output.seek(0, os.SEEK_END) - PIXELS_AT
-        if not expected == stored <= limits.max_bytes:
-            raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
     return answer
+
+
+def _check_pixels(
+    answer: Answer, files: Files, title: str, limits: DecodeLimits, *, gone: bool
+) -> None:
+    """Refuse an answer that is not about the pixels that there are.
+
+    Args:
+        answer: of a decoder that may have been taken over.
+        files: where the pixels are.
+        title: name of the image.
+        limits: what the image may ask for.
+        gone: whether the decoder has ended; one that has not could take pixels away later.
+
+    Raises:
+        DecodeError: there are more or fewer of them, or too many.
+    """
+    expected = _size(answer)
+    if expected <= SMALL_BYTES:
+        stored = os.fstat(files.output.fileno()).st_size - PIXELS_AT
+    else:
+        stored = os.fstat(files.spool.fileno()).st_size if gone else 0
+    if not expected == stored <= limits.max_bytes:
+        raise _nonsense(title, f"{stored} bytes of pixels, {expected} announced")
+
+
+def _pixels(answer: Answer, files: Files, title: str) -> NDArray[Any]:
+    """Return the pixels of an answer.
+
+    Raises:
+        DecodeError: the decoder has taken some of them away meanwhile.
+    """
+    dtype, size = np.dtype(answer.dtype), _size(answer)
+    if size > SMALL_BYTES:
+        return np.memmap(files.spool, dtype, "c", 0, answer.shape)
+    pixels = np.empty(answer.shape, dtype)
+    into = pixels.reshape(-1).view(np.uint8).data
+    count = os.preadv(files.output.fileno(), [into], PIXELS_AT)
+    if count < size:
+        raise _nonsense(title, f"{count} bytes of pixels, {size} announced")
+    return pixels
+
+
+def _size(answer: Answer) -> int:
+    """Return the bytes that the pixels of an answer take."""
+    return math.prod(answer.shape) * np.dtype(answer.dtype).itemsize
 
 
 def _named_error(refusal: Refusal, title: str) -> InputError:

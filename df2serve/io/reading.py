@@ -46,6 +46,7 @@ def open_image(
     pixel_size_um: PixelSize | None = None,
     limits: DecodeLimits = _LIMITS,
     name: str | None = None,
+    sha256: str | None = None,
 ) -> Iterator[Image]:
     """Open an image; its pixels are read window by window while the context lasts.
 
@@ -58,6 +59,7 @@ def open_image(
         pixel_size_um: wins over what the file says.
         limits: what the file may ask for.
         name: name shown to people; the file's own when absent.
+        sha256: hash of the file, where it is known.
 
     Yields:
         The image; intensities that are NaN or infinite are found when they are read.
@@ -78,7 +80,7 @@ def open_image(
             stored = _describe(file, kind, selection, limits)
             letters = resolve_axes(file.name, stored, axes)
             plane = select_plane(file.name, stored, letters, selection, limits, file.size)
-            digest = file.sha256()
+            digest = sha256 or file.sha256()
         yield Image(
             data=plane,
             source=file.name,

@@ -72,6 +72,8 @@ class Predict(Task):
     """Path of the upload."""
     name: str
     """Name of the image for people."""
+    sha256: str | None = None
+    """Hash of the upload, where it is known."""
     params: PredictParams
     rendering: Rendering
     trace: str | None = Field(default_factory=current_trace)

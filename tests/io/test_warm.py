@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,9 +11,11 @@ import psutil
 import pytest
 
 from df2serve.config import DecodeLimits
-from df2serve.errors import AxesError, LimitExceededError, SourceNotFoundError
+from df2serve.errors import AxesError, DecodeError, LimitExceededError, SourceNotFoundError
 from df2serve.io import read_image_isolated
-from df2serve.io.isolation import warm_decoder
+from df2serve.io.isolation import SMALL_BYTES, warm_decoder
+
+WAITING = 2
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +31,16 @@ def npy(number, size=40):
 
 
 def processes():
-    """The parent of the decoders, and the one that waits."""
+    """The parent of the decoders, and those that wait, once none is busy any more."""
     parent = psutil.Process().children()[-1]
     assert "df2serve.io._decoder" in parent.cmdline()
-    return parent, parent.children()
+    deadline = time.monotonic() + 30
+    before, decoders = [], parent.children()
+    while len(decoders) != WAITING or decoders != before:
+        assert time.monotonic() < deadline, decoders
+        time.sleep(0.2)
+        before, decoders = decoders, parent.children()
+    return parent, decoders
 
 
 def test_many_at_once(warm) -> None:
@@ -40,18 +49,29 @@ def test_many_at_once(warm) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(read, range(40))) == [[number] for number in range(40)]
-    _, decoders = processes()
-    assert len(decoders) == 1
+    processes()
 
 
-@pytest.mark.parametrize("victim", ["decoder", "parent"])
-def test_kills_between_files(warm, victim) -> None:
+@pytest.mark.parametrize("size", [40, 4000], ids=["copied", "mapped"])
+def test_pixels_are_those_of_the_file(warm, size) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2**16, (size, size), np.dtype("<u2"))
+    stream = io.BytesIO()
+    np.save(stream, pixels)
+    image = read_image_isolated(stream.getvalue(), warm=warm)
+    assert np.array_equal(image.data[0], pixels)
+    assert isinstance(image.data, np.memmap) == (pixels.nbytes > SMALL_BYTES)
+    image.data[:] = 0  # it is our own
+
+
+@pytest.mark.parametrize("victims", ["one decoder", "decoders", "parent"])
+def test_kills_between_files(warm, victims) -> None:
     read_image_isolated(npy(1), warm=warm)
     parent, decoders = processes()
-    for process in decoders if victim == "decoder" else [parent]:
+    killed = {"one decoder": decoders[:1], "decoders": decoders, "parent": [parent]}[victims]
+    for process in killed:
         os.kill(process.pid, signal.SIGKILL)
     assert (read_image_isolated(npy(2), warm=warm).data == 2).all()
-    if victim == "parent":
+    if victims == "parent":
         assert not psutil.wait_procs(decoders, timeout=10)[1]
 
 
@@ -72,15 +92,58 @@ def test_a_slow_file_holds_up_no_other(warm) -> None:
     """A decoder that is stopped, as if it were slow, ends at its limit of time."""
     limits = DecodeLimits(max_seconds=2)
     with ThreadPoolExecutor(1) as thread:
-        _, (waiting,) = processes()
-        waiting.suspend()
+        _, (first, _) = processes()
+        first.suspend()
         slow = thread.submit(read_image_isolated, npy(1), limits=limits, warm=warm)
-        while waiting in processes()[1][-1:]:  # until another one waits
-            pass
-        assert (read_image_isolated(npy(2), warm=warm).data == 2).all()
+        time.sleep(0.2)  # until it has its file
+        for number in range(2, 6):  # more than wait
+            assert (read_image_isolated(npy(number), warm=warm).data == number).all()
         assert not slow.done()
-        waiting.resume()
+        first.resume()
         assert (slow.result().data == 1).all()
+
+
+EVIL = """
+import os, socket, time
+receive, leave, kept = socket.recv_fds, os._exit, []
+
+def recv_fds(*arguments):
+    found = receive(*arguments)
+    if len(found[1]) == 5:  # those of a decoder
+        kept.extend(os.dup(file) for file in found[1])
+    return found
+
+def end(code):
+    if kept:
+        time.sleep(0.5)
+        os.ftruncate(kept[{number}], 0)
+    leave(code)
+
+socket.recv_fds, os._exit = recv_fds, end
+"""
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """Returns decoders that empty one of their files after they said that they are done."""
+
+    def start(number):
+        (tmp_path / "sitecustomize.py").write_text(EVIL.format(number=number))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return warm_decoder()
+
+    return start
+
+
+def test_pixels_that_a_decoder_takes_away_later(evil) -> None:
+    """What were mapped would end this process; whoever had them already keeps them."""
+    output, spool = 2, 3
+    with evil(output) as warm:
+        image = read_image_isolated(npy(7), warm=warm)
+        time.sleep(1)
+        assert (image.data == 7).all()
+    with evil(spool) as warm, pytest.raises(DecodeError, match="nonsense"):
+        read_image_isolated(npy(7, size=4000), warm=warm)
 
 
 def test_nothing_stays() -> None:

@@ -309,6 +309,7 @@ class JobRunner:
             model=spec.model,
             image=str(folder / item.upload),
             name=item.name,
+            sha256=item.sha256,
             params=spec.params,
             rendering=spec.rendering,
             trace=spec.trace,

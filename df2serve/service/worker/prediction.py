@@ -85,6 +85,7 @@ class Bench:
             pixel_size_um=pixel_size_of(task.params),
             limits=self.limits,
             name=task.name,
+            sha256=task.sha256,
             warm=self.warm,
         )
 
