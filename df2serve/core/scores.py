@@ -139,10 +139,10 @@ class ScoreAccumulator:
             self._epistemic[k] += _sum(epistemic, own)
             self._own_probs[k] += _sum(probs[k], own)
             self._all_probs[k] += _sum(probs[k], keep)
-        self._largest_total = max(self._largest_total, float(total[keep].max()))
-        self._largest_epistemic = max(self._largest_epistemic, float(epistemic[keep].max()))
+        self._largest_total = max(self._largest_total, _largest(total, keep))
+        self._largest_epistemic = max(self._largest_epistemic, _largest(epistemic, keep))
         values = total.ravel() if valid is None else total[keep]
-        bins = np.minimum((values * _BINS).astype(np.intp), _BINS - 1)
+        bins = np.minimum((values * _BINS).astype(np.int32), _BINS - 1)
         self._counts += np.bincount(bins, minlength=_BINS)
         self._sums += np.bincount(bins, weights=values, minlength=_BINS)
 
@@ -238,3 +238,7 @@ def _no_scores(fractions: tuple[float, ...], *, no_valid_pixels: bool = False) -
 
 def _sum(values: PixelMap, where: ValidMap) -> float:
     return float(values.sum(where=where, dtype=np.float64))
+
+
+def _largest(values: PixelMap, where: ValidMap) -> float:
+    return float(values.max(where=where, initial=0))

@@ -9,6 +9,7 @@ touch are final and leave the :class:`Stitcher` at once, which bounds memory by 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import assert_never
 
 import numpy as np
@@ -137,6 +138,7 @@ def gaussian_window(side: int, sigma: float) -> NDArray[np.float32]:
     return normalized
 
 
+@lru_cache(maxsize=8)  # images of a stack or a request are often of one size
 def plan_tiles(shape: tuple[int, int], tile_shape: tuple[int, int], grid: Grid) -> TilePlan:
     """Return the plan of an image.
 
