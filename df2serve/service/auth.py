@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -112,10 +112,10 @@ def _rate(text: str) -> RateLimitItem:
         raise ConfigError(message) from error
 
 
-def allowed(scope: Scope) -> Callable[..., Principal]:
+def allowed(scope: Scope) -> Callable[..., Awaitable[Principal]]:
     """Return a dependency that gives the client, if it has a scope."""
 
-    def check(
+    async def check(
         request: Request,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
         header: Annotated[str | None, Depends(_header)],

@@ -72,7 +72,7 @@ class Context:
                 shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import Field, ValidationError
 from starlette.background import BackgroundTask
+from starlette.types import Receive, Scope, Send
 
 from df2serve.config import describe_validation_error
 from df2serve.service.formats import (
@@ -52,6 +53,7 @@ __all__ = [
 
 router = APIRouter(tags=["predictions"])
 _POLL_SECONDS = 0.25
+_SMALL_BYTES = 1 << 20
 _IMAGE_TYPES = (
     "image/tiff", "image/ome.tiff", "image/png", "image/jpeg", "application/x-npy",
     "application/zip", "application/octet-stream",
@@ -332,14 +334,27 @@ def result_headers(info: ResultInfo) -> dict[str, str]:
     return headers
 
 
+class _FileAnswer(FileResponse):
+    """A file; a small one is sent at once, where threads would take longer to read it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        if int(self.headers["content-length"]) > _SMALL_BYTES:
+            await super().__call__(scope, receive, send)
+        else:
+            self.body = Path(self.path).read_bytes()
+            await Response.__call__(self, scope, receive, send)
+
+
 def _answer(service: Context, done: Done, rendering: Rendering, folder: Path) -> FileResponse:
     if done.result is None or done.path is None:
         raise Problem(Code.INTERNAL, "see the logs of the service")
     service.metrics.result(done.result)
     item = FORMATS[rendering.format]
     stem = Path(done.result.input.name).stem
-    return FileResponse(
+    return _FileAnswer(
         done.path,
+        stat_result=Path(done.path).stat(),
         media_type=item.media_type,
         filename=f"{stem}{item.suffix}",
         content_disposition_type="inline" if item.name == "json" else "attachment",
