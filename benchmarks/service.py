@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,10 @@ from _timing import OtherWork, describe_machine, markdown_table, write_results
 from df2serve import Predictor
 from df2serve.artifact import Ensemble, save_ensemble
 from df2serve.config import preset
+from df2serve.core.normalize import affine_of, fit_training_normalization
 from df2serve.io import open_image
 from df2serve.testing import tiny_network
+from df2serve.testing._fitting import fit_folds
 from df2serve.testing.ensembles import manifest_fields
 from df2serve.writers import ResultFolder
 
@@ -67,6 +70,8 @@ class Plan:
     """Requests over which the memory is watched."""
     starts: int
     """Cold starts."""
+    steps: int
+    """Steps for which networks are fitted."""
     encoder: str | None
     """Encoder of the five members of cold starts; tiny networks when absent."""
 
@@ -83,6 +88,7 @@ FULL = Plan(
     beside=40,
     many=1000,
     starts=3,
+    steps=100,
     encoder="tu-tf_efficientnet_lite0",
 )
 QUICK = Plan(
@@ -97,6 +103,7 @@ QUICK = Plan(
     beside=3,
     many=20,
     starts=1,
+    steps=3,
     encoder=None,
 )
 
@@ -145,8 +152,21 @@ def ensemble_of(folder: Path, plan: Plan, *, cold: bool = False) -> Ensemble:
         ]
         return save_ensemble(folder, fields, networks, files={})
     fields["inference"] = preset("accurate").updated(views=1).model_dump(mode="json")
-    networks = [tiny_network(seed, channels=1, classes=2) for seed in range(plan.members)]
-    return save_ensemble(folder, fields, networks, files={})
+    samples = list(islice(micrographs(), 4))
+    networks = [tiny_network(seed, channels=1, classes=2) for seed in range(max(2, plan.members))]
+    normalization = fit_training_normalization(sample.image for sample in samples)
+    affine = affine_of(normalization, samples[0].image)
+    # noise, which untrained networks give, takes several times as long to compress as masks do
+    fit_folds(
+        networks,
+        np.stack([np.moveaxis(affine(sample.image), 0, -1) for sample in samples]),
+        np.stack([sample.mask for sample in samples]).astype(np.int64),
+        steps=plan.steps,
+        seed=SEED,
+        vary=False,
+    )
+    fields["normalization"] = normalization.model_dump(mode="json")
+    return save_ensemble(folder, fields, networks[: plan.members], files={})
 
 
 class Offline:
@@ -213,12 +233,10 @@ def measure(
 
 def _ask_one(server: Server, image: bytes, side: int, result: Result) -> None:
     """Ask for an image that nobody waits beside."""
-    began = time.perf_counter()
-    answer = server.ask(image)
-    seconds = time.perf_counter() - began
+    seconds, headers = server.ask_plainly(image)
     result.single.setdefault(side, []).append(seconds)
-    if "server-timing" in answer.headers:
-        parts = (part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
+    if "server-timing" in headers:
+        parts = (part.split(";dur=") for part in headers["server-timing"].split(", "))
         phases = {name: float(milliseconds) / 1e3 for name, milliseconds in parts}
         result.overhead.setdefault(side, []).append(seconds - phases["infer"])
         if side == min(result.single):
