@@ -60,6 +60,12 @@ OURS = Contender(
 CONTENDERS = (
     OURS,
     Contender(
+        "df2serve serve, two workers",
+        (*OURS.command, "--device", "cpu", "--device", "cpu"),
+        OURS.path,
+        OURS.ready,
+    ),
+    Contender(
         "df2serve in BentoML",
         (*_BENTO, "df2serve.service.bento:Df2Serve"),
         "/v1/models/tiny/predict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, cast
@@ -38,6 +39,9 @@ class OnnxMemberRunner:
         provider, options = _provider(device)
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
+        # as PyTorch does; 0 leaves the number to ONNX Runtime
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        settings.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
         try:
             session = ort.InferenceSession(
                 graph, settings, providers=[provider], provider_options=[options]

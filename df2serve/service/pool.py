@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -53,6 +53,8 @@ _DEAD_SECONDS = 120.0
 _START_SECONDS = 300.0
 _UNKNOWN_PASSES = 100
 """Passes that an image counts for as long as its size is not known."""
+_THREADS = "OMP_NUM_THREADS"
+"""Variable of the environment for threads, which both engines obey."""
 
 AnyTask = Predict | Validate | Rank | Example | Thumbnail | Load | Unload
 
@@ -94,10 +96,18 @@ class Ticket:
 class Worker:
     """One worker process; a new one takes its place when it ends."""
 
-    def __init__(self, device: str, log_format: str) -> None:
-        """Describe it; it does not run yet."""
+    def __init__(self, device: str, log_format: str, *, threads: int | None) -> None:
+        """Describe it; it does not run yet.
+
+        Args:
+            device: what it computes on.
+            log_format: of its logs.
+            threads: of the processor that it may use; what its engines choose when absent.
+        """
         self.device = device
-        self._log_format = log_format
+        self._environment = {"DF2SERVE_LOG_FORMAT": log_format}
+        if threads is not None:
+            self._environment[_THREADS] = str(threads)
         self.process: asyncio.subprocess.Process | None = None
         self.models: tuple[ModelFacts, ...] = ()
         self.default: str | None = None
@@ -131,7 +141,7 @@ class Worker:
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=kept | {"DF2SERVE_LOG_FORMAT": self._log_format},
+                env=kept | self._environment,
                 # the terminal's Ctrl-C is for us; we tell it when it is time
                 start_new_session=True,
             )
@@ -169,7 +179,11 @@ class Pool:
         """Describe the workers; they do not run yet."""
         self._settings = settings
         self._metrics = metrics
-        self._workers = [Worker(device, settings.log_format) for device in settings.devices]
+        share = _threads_of_each(settings.devices)
+        self._workers = [
+            Worker(device, settings.log_format, threads=share if device == "cpu" else None)
+            for device in settings.devices
+        ]
         self._loops: list[asyncio.Task[None]] = []
         self._ending = False
         self._rate: float | None = None
@@ -478,6 +492,20 @@ class Pool:
             ),
             model_bytes=settings.model_bytes,
         )
+
+
+def _threads_of_each(devices: Sequence[str]) -> int | None:
+    """Return how many threads each of several workers on the processor gets.
+
+    One has them all, and where the environment says how many, it says so of each.
+    """
+    sharing = devices.count("cpu")
+    if sharing < 2 or _THREADS in os.environ:
+        return None
+    # those that this process may use, where the system tells
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // sharing)
 
 
 def _load(worker: Worker) -> tuple[bool, float]:

@@ -71,7 +71,8 @@ class Settings(BaseSettings):
     database: SecretStr | None = None
     """URL of a Postgres database for jobs; a SQLite file in ``state`` when absent."""
     devices: Texts = ("auto",)
-    """One worker process each: ``auto``, ``cpu``, ``cuda:N`` or ``mps``."""
+    """One worker process each: ``auto``, ``cpu``, ``cuda:N`` or ``mps``. Several ``cpu`` share the
+    cores, and each of them predicts an image of its own."""
     backend: Literal["auto", "torch", "onnx"] = "auto"
     batch_size: Annotated[int, Field(ge=1)] | None = None
     """Network inputs per forward pass; suited to the device when absent."""

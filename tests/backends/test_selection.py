@@ -108,3 +108,15 @@ except OutOfMemoryError as error:
         pytest.skip("address-space limits are set the Linux way")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "ours: the memory is full" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("given", "threads"), [("1", 1), ("3", 3), ("4,2", 0), (None, 0)])
+def test_threads_of_onnx_are_those_of_the_environment(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch, given: str | None, threads: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with opened(ensemble, backend="onnx", device="cpu") as members:
+        options = members[0]._session.get_session_options()
+        assert options.intra_op_num_threads == threads
