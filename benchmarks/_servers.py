@@ -111,6 +111,8 @@ class Server:
         """
         request = self.client.build_request("POST", **self.contender.request(image))
         body, headers = request.read(), dict(request.headers)
+        self.plain.close()  # servers close connections that were idle
+        self.plain.connect()
         began = time.perf_counter()
         self.plain.request("POST", request.url.path, body, headers)
         with self.plain.getresponse() as answer:

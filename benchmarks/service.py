@@ -42,8 +42,8 @@ OFFLINE = "offline, `Predictor` and `ResultFolder`"
 READING = """\
 Every server has one and the same ensemble and predicts with df2serve's own `Predictor`, so that
 what differs is the serving. Images are uncompressed TIFF; df2serve answers with the mask as TIFF,
-the others as PNG. bioimageio.core's Gradio server cannot be installed beside them. Latencies count
-from the moment at which a request was to be sent."""
+the others as PNG. Of two workers each has half of the cores. bioimageio.core's Gradio server cannot
+be installed beside them. Latencies count from the moment at which a request was to be sent."""
 
 
 @dataclass(frozen=True)
