@@ -263,7 +263,8 @@ class _Parent:
             shared.close()
         for code in self._codes.values():
             os.close(code)
-        self._rehearse()
+        if not select.select([requests], [], [], 0)[0]:
+            self._rehearse()
         byte, files, _, _ = socket.recv_fds(requests, 1, _FILES)
         if not byte:
             return
