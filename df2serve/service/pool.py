@@ -55,6 +55,8 @@ _UNKNOWN_PASSES = 100
 """Passes that an image counts for as long as its size is not known."""
 _THREADS = "OMP_NUM_THREADS"
 """Variable of the environment for threads, which both engines obey."""
+_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""Variable by which PyTorch asks for huge pages, so that large tensors fault a few times only."""
 
 AnyTask = Predict | Validate | Rank | Example | Thumbnail | Load | Unload
 
@@ -105,7 +107,10 @@ class Worker:
             threads: of the processor that it may use; what its engines choose when absent.
         """
         self.device = device
-        self._environment = {"DF2SERVE_LOG_FORMAT": log_format}
+        self._environment = {
+            "DF2SERVE_LOG_FORMAT": log_format,
+            _HUGE_PAGES: os.environ.get(_HUGE_PAGES, "1"),
+        }
         if threads is not None:
             self._environment[_THREADS] = str(threads)
         self.process: asyncio.subprocess.Process | None = None

@@ -20,9 +20,10 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("given", [None, pytest.param("3", marks=pytest.mark.slow)])
 def test_workers_share_the_cores_and_the_images(running, tmp_path, monkeypatch, given) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    for name in ("OMP_NUM_THREADS", "THP_MEM_ALLOC_ENABLE"):
+        monkeypatch.delenv(name, raising=False)
+        if given:
+            monkeypatch.setenv(name, given)
     random_ensemble(tmp_path / "cells", members=1, channels=1, classes=2, tile=64)
     values = {
         "models": (f"cells={tmp_path / 'cells'}",),
@@ -47,6 +48,7 @@ def test_workers_share_the_cores_and_the_images(running, tmp_path, monkeypatch, 
         assert len(both) == 2
         share = str(max(1, len(os.sched_getaffinity(0)) // 2))
         assert {each.environ()["OMP_NUM_THREADS"] for each in both} == {given or share}
+        assert {each.environ()["THP_MEM_ALLOC_ENABLE"] for each in both} == {given or "1"}
         before = [each.cpu_times().user for each in both]
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(ask, range(12)))
