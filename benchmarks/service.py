@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import random
 import statistics
 import tempfile
@@ -42,8 +43,9 @@ OFFLINE = "offline, `Predictor` and `ResultFolder`"
 READING = """\
 Every server has one and the same ensemble and predicts with df2serve's own `Predictor`, so that
 what differs is the serving. Images are uncompressed TIFF; df2serve answers with the mask as TIFF,
-the others as PNG. Of two workers each has half of the cores. bioimageio.core's Gradio server cannot
-be installed beside them. Latencies count from the moment at which a request was to be sent."""
+the others as PNG. Of two workers each has half of the cores. All of them, and the offline run, ask
+for huge pages, as our workers do. bioimageio.core's Gradio server cannot be installed beside them.
+Latencies count from the moment at which a request was to be sent."""
 
 
 @dataclass(frozen=True)
@@ -365,6 +367,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few small images; write nothing")
     arguments = parser.parse_args()
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
     plan = QUICK if arguments.quick else FULL
     machine, other = describe_machine("bentoml", "litserve", "uvicorn"), OtherWork()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
